@@ -1,0 +1,29 @@
+"""What a peer is told when something of ours fails: a code and a sentence, never a traceback or a path."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from echokernel.errors import EchoError, SerializationError
+from echokernel_protocol.codes import Code
+from echokernel_protocol.errors import ErrorInfo
+
+logger = logging.getLogger("echokernel.handlers")
+
+__all__ = ["describe_failure"]
+
+
+def describe_failure(method: str, error: Exception) -> ErrorInfo:
+    """Return what the caller of ``method`` is told about ``error``.
+
+    An EchoError was meant for the caller and keeps its code, message and details. Anything else is a fault of the
+    handler: the caller gets its class and a number under which this side's log has the rest.
+    """
+    if isinstance(error, SerializationError):
+        return ErrorInfo(Code.INTERNAL, f"{method}: the result does not fit the handler's return type: {error}")
+    if isinstance(error, EchoError):
+        return ErrorInfo(error.code, error.message, error.details)
+    number = secrets.token_hex(4)
+    logger.error("%s failed (error %s)", method, number, exc_info=error)
+    return ErrorInfo(Code.INTERNAL, f"{method} failed: {type(error).__name__} (error {number} in the peer's log)")

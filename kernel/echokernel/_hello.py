@@ -1,0 +1,171 @@
+"""Opening a session: the channel's stream, the hello each way, authentication. Nothing is dispatched before it is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import anyio
+
+from echokernel.errors import (
+    ConnectionClosed,
+    EchoError,
+    Overloaded,
+    ProtocolError,
+    RequestTimeout,
+    TransportError,
+    Unauthenticated,
+    error_from_code,
+)
+from echokernel.session import Session
+from echokernel_protocol.channel import Channel, Phase, Received, Role
+from echokernel_protocol.codes import Code
+from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
+from echokernel_protocol.hello import answer_hello
+from echokernel_protocol.streams import Prelude, StreamKind, take_prelude
+
+if TYPE_CHECKING:
+    from echokernel._node import Node
+    from echokernel.registry import Authenticator
+    from echokernel.transport import Connection, RecvStream, SendStream
+
+logger = logging.getLogger("echokernel.session")
+
+__all__ = ["accept_session", "dial_session"]
+
+
+async def dial_session(connection: Connection, node: Node, credentials: bytes = b"") -> Session:
+    """Say hello on a new connection and wait for the answer.
+
+    Raises Unauthenticated, ProtocolError, Overloaded, RequestTimeout, ConnectionClosed; the connection is then closed.
+    """
+    try:
+        with anyio.fail_after(node.limits.hello_timeout or None):
+            return await _dial(connection, node, credentials)
+    except TimeoutError:
+        await connection.close(Code.HELLO_TIMEOUT, "no answer to the hello", drain=0)
+        raise RequestTimeout(f"no answer to the hello within {node.limits.hello_timeout:g} s") from None
+    except ProtocolViolation as violation:
+        await connection.close(violation.code, str(violation), drain=0.2)
+        raise ProtocolError(f"the peer's hello: {violation}", code=violation.code) from None
+    except ConnectionClosed as error:
+        raise _explain(error) from None
+    except EchoError as error:
+        await connection.close(error.code, "", drain=0)
+        raise
+    except BaseException:
+        await connection.close(Code.CANCELLED, "", drain=0)
+        raise
+
+
+async def _dial(connection: Connection, node: Node, credentials: bytes) -> Session:
+    channel = Channel(Role.DIALER, node.hello(credentials))
+    send, recv = await connection.open_bi_stream()
+    send.prioritize()
+    channel.send_hello()
+    await send.write(Prelude(StreamKind.CHANNEL).encode() + channel.data_to_send(0))
+    received: list[Received] = []
+    while channel.phase is Phase.WAITING:
+        received += channel.receive(await _some(recv))
+    if channel.refusal is not None:
+        refusal = channel.refusal
+        raise error_from_code(refusal.code, f"the peer refused: {refusal.message}", refusal.details)
+    connection.established()
+    return Session(1, node, connection, channel, send, recv, received=received)
+
+
+def _explain(error: ConnectionClosed) -> EchoError:
+    """A peer that refuses may close before its answer is read: its reason is in the close then."""
+    if error.by_peer and error.code in (Code.UNAUTHENTICATED, Code.INCOMPATIBLE, Code.RESOURCE_EXHAUSTED, Code.PERMISSION_DENIED):
+        return error_from_code(error.code, f"the peer refused: {error.reason}")
+    return error
+
+
+async def _some(recv: RecvStream) -> bytes:
+    data = await recv.read()
+    if not data:
+        raise ProtocolViolation("the channel ended before the hello was answered", code=Code.TRUNCATED)
+    return data
+
+
+async def accept_session(
+    id: int, connection: Connection, node: Node, authenticators: Sequence[Authenticator], *, full: bool
+) -> Session | None:
+    """Take a peer's hello and answer it. Returns None, the connection closed, when it is refused or breaks a rule."""
+    try:
+        with anyio.fail_after(node.limits.hello_timeout or None):
+            channel, send, recv = await _take_hello(connection, node)
+            try:
+                return await _answer(id, connection, node, authenticators, full, channel, send, recv)
+            except EchoError as error:
+                logger.info("peer %s:%s refused: %s", *connection.peer_addr, error)
+                channel.refuse(ErrorInfo(error.code, error.message))
+                await send.write(channel.data_to_send(0))
+                await connection.close(error.code, error.message)
+    except TimeoutError:
+        await connection.close(Code.HELLO_TIMEOUT, "no hello in time", drain=0)
+    except ProtocolViolation as violation:
+        logger.info("peer %s:%s refused: %s", *connection.peer_addr, violation)
+        await connection.close(violation.code, str(violation), drain=0.2)
+    except TransportError as error:
+        logger.debug("peer %s:%s left before its hello was answered: %s", *connection.peer_addr, error)
+        await connection.close(Code.UNAVAILABLE, "", drain=0)
+    return None
+
+
+async def _take_hello(connection: Connection, node: Node) -> tuple[Channel, SendStream, RecvStream]:
+    send, recv = await connection.accept_bi_stream()
+    data = b""
+    while (found := take_prelude(data)) is None:
+        data += await _some(recv)
+    prelude, rest = found
+    if prelude.kind is not StreamKind.CHANNEL:
+        raise ProtocolViolation(f"a {prelude.kind.name.lower()} stream before the channel")
+    send.prioritize()
+    channel = Channel(Role.ACCEPTOR, node.hello())
+    channel.receive(rest)
+    while channel.phase is Phase.WAITING:
+        channel.receive(await _some(recv))
+    return channel, send, recv
+
+
+async def _answer(
+    id: int,
+    connection: Connection,
+    node: Node,
+    authenticators: Sequence[Authenticator],
+    full: bool,
+    channel: Channel,
+    send: SendStream,
+    recv: RecvStream,
+) -> Session:
+    theirs = channel.peer
+    assert theirs is not None
+    try:
+        answer = answer_hello(theirs, channel.ours)
+    except ProtocolViolation as violation:
+        raise ProtocolError(str(violation), code=violation.code) from None
+    if full:
+        raise Overloaded(f"this node has {node.limits.max_sessions} sessions already")
+    principal = await _authenticate(authenticators, theirs.credentials, connection)
+    channel.accept(answer)
+    await send.write(channel.data_to_send(0))
+    connection.established()
+    return Session(id, node, connection, channel, send, recv, principal=principal)
+
+
+async def _authenticate(authenticators: Sequence[Authenticator], credentials: bytes, connection: Connection) -> str | None:
+    for authenticator in authenticators:
+        try:
+            principal = await authenticator.authenticate(credentials, connection.peer_identity)
+        except EchoError:
+            raise
+        except Exception as error:
+            logger.error("an authenticator failed: %s", type(error).__name__, exc_info=error)
+            raise Unauthenticated("the credentials could not be checked") from None
+        if principal is not None:
+            return principal
+    if authenticators:
+        raise Unauthenticated("the credentials were not accepted")
+    return None

@@ -1,0 +1,129 @@
+"""Joins a channel, which is a value, to the stream of a connection: reads, flushes once per loop turn, keeps its timer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio.lowlevel
+
+from echokernel.errors import ConnectionClosed
+
+if TYPE_CHECKING:
+    from echokernel.tasks import Future, TaskScope, Timer
+    from echokernel.transport import Connection, SendStream
+    from echokernel_protocol.channel import Channel
+
+YIELD_AFTER = 128  # frames put in during one loop turn before their sender lets others run
+
+__all__ = ["Link"]
+
+
+class Link:
+    """What is put into the channel leaves at the end of the loop turn, as far as the transport has room."""
+
+    __slots__ = ("_flush_due", "_limit", "_pump", "_put_since_flush", "_room", "_send", "_timer", "channel", "connection", "tasks")
+
+    def __init__(self, channel: Channel, connection: Connection, send: SendStream, tasks: TaskScope, outbox: int) -> None:
+        self.channel = channel
+        self.connection = connection
+        self.tasks = tasks
+        self._send = send
+        self._limit = outbox
+        self._flush_due = False
+        self._put_since_flush = 0
+        self._timer: Timer | None = None
+        self._pump: Future[None] | None = None
+        self._room: list[Future[None]] = []
+
+    def wake(self) -> None:
+        """Frames were put in: flush when this turn of the loop ends."""
+        if not self._flush_due:
+            self._flush_due = True
+            self.tasks.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Hand frames to the transport now, as many as it has room for."""
+        self._flush_due = False
+        self._put_since_flush = 0
+        channel = self.channel
+        send = self._send
+        room = send.room
+        try:
+            data = channel.data_to_send(room if room > 0 else 0)
+            if data:
+                send.write_nowait(data)
+                self.connection.flush()
+        except ConnectionClosed:
+            return  # the receive loop learns it too, and ends the session
+        if channel.outbox_size:
+            if self._pump is not None and not self._pump.done():
+                self._pump.set_result(None)
+        elif self._room:
+            self._give_room()
+        if channel.next_time is not None and self._timer is None:
+            self._timer = self.tasks.call_at(channel.next_time, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.channel.handle_time(self.tasks.now())
+        if self.channel.has_data:
+            self.flush()
+        elif self.channel.next_time is not None:
+            self._timer = self.tasks.call_at(self.channel.next_time, self._on_timer)
+
+    def keep_time(self) -> None:
+        """The channel may want to be called later: see that it is."""
+        if self._timer is None and self.channel.next_time is not None:
+            self._timer = self.tasks.call_at(self.channel.next_time, self._on_timer)
+
+    async def pump(self) -> None:
+        """Go on flushing whenever the transport had no room for all. Runs as long as the session."""
+        while True:
+            if not self.channel.outbox_size:
+                self._pump = self.tasks.future()
+                await self._pump
+            try:
+                await self._send.wait_room()
+            except ConnectionClosed:
+                return
+            self.flush()
+
+    # --- room for callers --------------------------------------------------------------------------------------
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a caller has to wait in :meth:`wait_room` before it puts a counted frame in."""
+        self._put_since_flush += 1
+        return self.channel.outbox_size > self._limit or self._put_since_flush > YIELD_AFTER
+
+    async def wait_room(self) -> None:
+        """Wait until the outbox is below its limit, and let others run."""
+        self._put_since_flush = 0
+        await anyio.lowlevel.checkpoint()
+        while self.channel.outbox_size > self._limit:
+            future: Future[Any] = self.tasks.future()
+            self._room.append(future)
+            await future
+
+    def _give_room(self) -> None:
+        waiting, self._room = self._room, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """The connection is over: wake everybody who waits for room."""
+        waiting, self._room = self._room, []
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def drain(self) -> None:
+        """Wait until the transport has taken everything. Raises ConnectionClosed."""
+        self.flush()
+        while self.channel.outbox_size:
+            await self._send.wait_room()
+            self.flush()

@@ -1,0 +1,306 @@
+"""What the other end asks of this one: requests in tasks of their own, events of one name in order."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import anyio.lowlevel
+
+from echokernel import _context
+from echokernel._failures import describe_failure
+from echokernel.deadlines import Deadlines
+from echokernel.errors import ConnectionClosed, InvalidArgument
+from echokernel.middleware import compose
+from echokernel_protocol.channel import Announced
+from echokernel_protocol.codes import Code
+from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
+from echokernel_protocol.frames import KIND_MASK, SLOT_MASK, SLOT_SHIFT, Flags, Frame, Header, MessageType
+from echokernel_protocol.maps import take_map
+from echokernel_protocol.postcard import encode_varint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from echokernel._bodies import Bodies
+    from echokernel._link import Link
+    from echokernel.handlers import Runner
+    from echokernel.methods import BoundMethods
+    from echokernel.middleware import Middleware, Next
+    from echokernel.session import Session
+    from echokernel.tasks import Task, TaskScope
+    from echokernel_protocol.hello import Hello
+
+_ERROR = int(Flags.ERROR)
+_METADATA = int(Flags.METADATA)
+_BODY = int(Flags.BODY)
+EVENTS_BEFORE_YIELD = 64  # handled in one go before others run: about 0.5 ms
+
+logger = logging.getLogger("echokernel.handlers")
+
+__all__ = ["Serving"]
+
+
+class _EventQueue:
+    """Events of one name that wait for their turn."""
+
+    __slots__ = ("busy", "items", "name", "runners")
+
+    def __init__(self, name: str, runners: tuple[Runner, ...]) -> None:
+        self.name = name
+        self.runners = runners
+        self.items: deque[tuple[int, bytes | Announced]] = deque()
+        self.busy = False
+
+
+class Serving:
+    """Requests and events of one session, inwards."""
+
+    def __init__(
+        self,
+        session: Session,
+        link: Link,
+        bodies: Bodies,
+        methods: BoundMethods,
+        middleware: Sequence[Middleware],
+        peer: Hello,
+        tasks: TaskScope,
+    ) -> None:
+        self._session = session
+        self._link = link
+        self._channel = link.channel
+        self._bodies = bodies
+        self._tasks = tasks
+        self._rpcs = methods.rpcs
+        self._concurrent = methods.concurrent
+        self._onion: Next | None = compose(middleware, session, self._innermost) if middleware else None
+        self._peer = peer
+        self._default_timeout = peer.timeout / 1000
+        self._running: dict[int, Task] = {}
+        self._reasons: dict[int, ErrorInfo] = {}
+        self._deadlines = Deadlines(tasks, self._expire)
+        self._queues = {name: _EventQueue(name, runners) for name, runners in methods.events.items()}
+        self._busy_events = 0
+        self.unknown_events = 0
+        self.unknown_methods = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being handled and no answer waits to be put in."""
+        return not self._running and not self._busy_events
+
+    # --- requests ----------------------------------------------------------------------------------------------
+
+    def on_request(self, request_id: int, method: str, flags: int, payload: bytes | Announced, now: float) -> None:
+        """A request, or the CANCEL of one, is here."""
+        if flags & KIND_MASK:
+            self._stop(request_id, ErrorInfo(Code.CANCELLED, "cancelled by the caller"))
+            return
+        timeout = self._default_timeout
+        if flags & (_METADATA | _BODY):
+            payload, timeout = self._undress(flags, payload, timeout)
+        runners = self._rpcs.get(method)
+        slot = (flags & SLOT_MASK) >> SLOT_SHIFT
+        if runners is None or slot >= len(runners):
+            self._refuse(request_id, method, slot, payload, known=runners is not None)
+            return
+        deadline = now + timeout if timeout else None
+        _context.deadline.set(deadline)  # the task copies the context as it is now
+        bucket = 0 if deadline is None else self._deadlines.add(deadline, request_id)
+        self._running[request_id] = self._tasks.start(
+            self._serve, request_id, method, runners[slot], payload, flags, bucket, name=method
+        )
+
+    def _undress(self, flags: int, payload: bytes | Announced, timeout: float) -> tuple[bytes | Announced, float]:
+        if not flags & _METADATA:
+            return payload, timeout
+        if isinstance(payload, Announced):
+            metadata, _ = take_map(payload.metadata)
+        else:
+            metadata, position = take_map(payload)
+            payload = payload[position:]
+        text = metadata.get("$timeout")
+        if text is not None:
+            if not text.isascii() or not text.isdigit() or len(text) > 12:
+                raise ProtocolViolation(f"$timeout is {text[:20]!r}; wanted milliseconds")
+            timeout = int(text) / 1000
+        return payload, timeout
+
+    def _refuse(self, request_id: int, method: str, slot: int, payload: bytes | Announced, *, known: bool) -> None:
+        if isinstance(payload, Announced):
+            self._bodies.discard(payload)
+        if known:
+            info = ErrorInfo(Code.INVALID_ARGUMENT, f"{method}: serializer slot {slot} was not agreed in the hello")
+        else:
+            self.unknown_methods += 1
+            info = ErrorInfo(Code.UNIMPLEMENTED, f"no method {method!r} here")
+        self._channel.respond(request_id, _ERROR, info.encode())
+        self._link.wake()
+
+    async def _serve(
+        self, request_id: int, method: str, run: Runner, payload: bytes | Announced, flags: int, bucket: int
+    ) -> None:
+        try:
+            if isinstance(payload, Announced):
+                payload = await self._bodies.receive(payload)
+            if self._onion is None:
+                result = await run(self._session, payload)
+            else:
+                result = await self._serve_through(request_id, method, payload, flags)
+            flags &= SLOT_MASK
+        except Exception as error:
+            result, flags = describe_failure(method, error).encode(), _ERROR
+        except BaseException:  # cancelled: by the peer, by the deadline, or because the session ends
+            info = self._reasons.get(request_id) or ErrorInfo(Code.CANCELLED, "the handler was cancelled")
+            self._forget(request_id, bucket)
+            self._answer(request_id, method, _ERROR, info.encode())
+            raise
+        if self._link.is_crowded:
+            try:
+                await self._link.wait_room()
+            except ConnectionClosed:
+                self._forget(request_id, bucket)
+                return
+            except BaseException:
+                self._forget(request_id, bucket)
+                self._answer(request_id, method, flags, result)  # it has run; an answer is better than none
+                raise
+        self._forget(request_id, bucket)
+        self._answer(request_id, method, flags, result)
+
+    def _forget(self, request_id: int, bucket: int) -> None:
+        self._running.pop(request_id, None)
+        if self._reasons:
+            self._reasons.pop(request_id, None)
+        if bucket:
+            self._deadlines.discard(bucket, request_id)
+
+    def _answer(self, request_id: int, method: str, flags: int, payload: bytes) -> None:
+        size = len(payload)
+        if size <= self._peer.max_frame:
+            self._channel.respond(request_id, flags, payload)
+        elif size <= self._peer.max_message:
+            self._channel.respond(request_id, flags | _BODY, encode_varint(size))
+            self._bodies.send(self._channel.sent, payload)
+        else:
+            info = ErrorInfo(
+                Code.RESOURCE_EXHAUSTED,
+                f"{method}: the result has {size:,} bytes; the caller takes {self._peer.max_message:,}. Send it as a stream.",
+            )
+            self._channel.respond(request_id, _ERROR, info.encode())
+        self._link.wake()
+
+    def _stop(self, request_id: int, reason: ErrorInfo) -> None:
+        task = self._running.get(request_id)
+        if task is not None:
+            self._reasons[request_id] = reason
+            # not at once: asyncio would drop a task that has not begun, and with it the answer
+            self._tasks.call_soon(task.cancel)
+
+    def _expire(self, request_id: int) -> None:
+        self._stop(request_id, ErrorInfo(Code.DEADLINE_EXCEEDED, "the deadline passed; the handler was stopped"))
+
+    # --- middleware --------------------------------------------------------------------------------------------
+
+    async def _serve_through(self, request_id: int, method: str, payload: bytes, flags: int) -> bytes:
+        assert self._onion is not None
+        frame = Frame(Header(MessageType.REQUEST, request_id, method, flags & SLOT_MASK), payload)
+        response = await self._onion(frame)
+        if response is None:
+            raise InvalidArgument(f"{method}: the response was intercepted")
+        return response.payload
+
+    async def _innermost(self, frame: Frame) -> Frame | None:
+        header = frame.header
+        if header.message_type is MessageType.EVENT:
+            queue = self._queues.get(header.method)
+            if queue is not None:
+                await queue.runners[header.slot](self._session, frame.payload)
+            return None
+        runners = self._rpcs.get(header.method)
+        if runners is None:
+            raise InvalidArgument(f"middleware changed the method to {header.method!r}, which does not exist")
+        payload = await runners[header.slot](self._session, frame.payload)
+        return Frame(Header(MessageType.RESPONSE, header.request_id, "", header.flags & SLOT_MASK), payload)
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def on_event(self, method: str, flags: int, payload: bytes | Announced, now: float) -> None:
+        """An event is here."""
+        queue = self._queues.get(method)
+        if queue is None or (flags & SLOT_MASK) >> SLOT_SHIFT >= len(queue.runners):
+            self.unknown_events += 1
+            self._channel.take_events(_size_of(payload), 1, now)
+            if isinstance(payload, Announced):
+                self._bodies.discard(payload)
+            return
+        if method in self._concurrent:
+            self._busy_events += 1
+            self._tasks.start(self._handle_concurrently, queue, flags, payload, name=method)
+            return
+        queue.items.append((flags, payload))
+        if not queue.busy:
+            queue.busy = True
+            self._busy_events += 1
+            _context.deadline.set(None)
+            self._tasks.start(self._work, queue, name=method)
+
+    async def _handle_concurrently(self, queue: _EventQueue, flags: int, payload: bytes | Announced) -> None:
+        try:
+            await self._handle_event(queue, flags, payload)
+        finally:
+            self._busy_events -= 1
+            self._taken(_size_of(payload), 1)
+
+    async def _work(self, queue: _EventQueue) -> None:
+        """Handle the events of one name until none waits."""
+        items = queue.items
+        size = count = 0
+        try:
+            while items:
+                flags, payload = items.popleft()
+                size += payload.size if payload.__class__ is Announced else len(payload)  # type: ignore[union-attr,arg-type]
+                count += 1
+                await self._handle_event(queue, flags, payload)
+                if count >= EVENTS_BEFORE_YIELD or size > 65_536:
+                    self._taken(size, count)
+                    size = count = 0
+                    await anyio.lowlevel.checkpoint()
+        finally:
+            queue.busy = False
+            self._busy_events -= 1
+            self._taken(size, count)
+
+    async def _handle_event(self, queue: _EventQueue, flags: int, payload: bytes | Announced) -> None:
+        try:
+            if payload.__class__ is Announced:
+                payload = await self._bodies.receive(payload)  # type: ignore[arg-type]
+            if flags & _METADATA:
+                _, position = take_map(payload)  # type: ignore[arg-type]
+                payload = payload[position:]  # type: ignore[index]
+            if self._onion is None:
+                await queue.runners[(flags & SLOT_MASK) >> SLOT_SHIFT](self._session, payload)  # type: ignore[arg-type]
+            else:
+                header = Header(MessageType.EVENT, 0, queue.name, flags & SLOT_MASK)
+                await self._onion(Frame(header, payload))  # type: ignore[arg-type]
+        except ConnectionClosed:
+            logger.debug("event %s: the session ended while it was handled", queue.name)
+        except Exception as error:
+            logger.error("event %s: the handler failed: %s", queue.name, type(error).__name__, exc_info=error)
+
+    def _taken(self, size: int, count: int) -> None:
+        if count:
+            self._channel.take_events(size, count, self._tasks.now())
+            if self._channel.has_data:
+                self._link.wake()
+            else:
+                self._link.keep_time()
+
+    def close(self) -> None:
+        """The session ends: no deadline matters any more."""
+        self._deadlines.close()
+
+
+def _size_of(payload: bytes | Announced) -> int:
+    return payload.size if isinstance(payload, Announced) else len(payload)

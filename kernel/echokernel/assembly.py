@@ -1,0 +1,162 @@
+"""A server from a valid configuration: parts are made from their settings and given to the builder; nothing starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from echokernel._handler_modules import KIND, HandlerTrouble, find_handlers
+from echokernel._problems import InvalidConfig, Problem, dotted
+from echokernel._toml_index import KeyPath
+from echokernel.config import Config, ListenConfig, read_config
+from echokernel.errors import ConfigError, EchoError
+
+if TYPE_CHECKING:
+    from echokernel.middleware import Middleware
+    from echokernel.registry import Authenticator, Service
+    from echokernel.server import EchoServer
+    from echokernel.transport import Transport
+
+T = TypeVar("T")
+logger = logging.getLogger("echokernel.assembly")
+
+__all__ = ["build_server", "prepare"]
+
+
+@dataclass(slots=True)
+class Parts:
+    """What was made from a configuration, and what went wrong with it."""
+
+    listeners: list[tuple[ListenConfig, Transport, list[Authenticator]]] = field(default_factory=list)
+    middleware: list[Middleware] = field(default_factory=list)
+    services: list[Service] = field(default_factory=list)
+    handlers: list[tuple[KeyPath, Any]] = field(default_factory=list)
+    """Each with the place that names it."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def build_server(config: Config) -> EchoServer:
+    """Return a server that is ready to run. Raises InvalidConfig, located like all mistakes in the configuration."""
+    parts = _make_parts(config)
+    if parts.problems:
+        raise InvalidConfig(parts.problems)
+    return _build(config, parts)
+
+
+def prepare(
+    path: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+    without: Sequence[str] = (),
+) -> tuple[Config, EchoServer]:
+    """Load a configuration and build its server, as :func:`~echokernel.config.load_config` and :func:`build_server` do.
+
+    Raises InvalidConfig with the mistakes of both steps at once. Nothing is started.
+    """
+    config, problems = read_config(path, overrides=overrides, environ=environ, without=without)
+    parts = _make_parts(config)
+    if problems or parts.problems:
+        raise InvalidConfig([*problems, *parts.problems])
+    return config, _build(config, parts)
+
+
+def _make_parts(config: Config) -> Parts:
+    parts, registry = Parts(), config.registry
+    authenticators: dict[str, Authenticator] = {}
+    for name, part in config.authenticators.items():
+        factory = registry.authenticators[part.use].value
+        for authenticator in _make(config, parts, ("authenticator", name), factory.create, part.settings):
+            authenticators[name] = authenticator
+    for part in config.middleware:
+        layers = registry.middlewares[part.use].value
+        parts.middleware += _make(config, parts, ("middleware", part.name), layers.create, part.settings)
+    for name, part in config.services.items():
+        service = registry.services[part.use].value
+        parts.services += _make(config, parts, ("service", name), service.create, part.settings)
+    for name, listen in config.listen.items():
+        create = registry.transports[listen.address.scheme].value.create
+        for transport in _make(config, parts, ("listen", name), create, listen.settings):
+            known = [authenticators[each] for each in listen.authenticators if each in authenticators]
+            _check_exposure(config, parts, listen, transport)
+            parts.listeners.append((listen, transport, known))
+    for number, name in enumerate(config.node.handlers):
+        place = ("node", "handlers", number)
+        try:
+            parts.handlers += [(place, handler) for handler in find_handlers(name, config.path.parent)]
+        except HandlerTrouble as error:
+            parts.problems.append(config.problem("handler", place, str(error)))
+    if not config.declares("listen"):
+        message = 'nothing to run: there is no [listen.NAME]; add [listen.main] with url = "quic://127.0.0.1:4433"'
+        parts.problems.append(config.problem("missing", (), message))
+    return parts
+
+
+def _make(config: Config, parts: Parts, path: KeyPath, create: Callable[..., T], settings: object | None) -> list[T]:
+    """Return what ``create`` makes, or nothing after noting why it failed."""
+    try:
+        return [create() if settings is None else create(settings)]
+    except ConfigError as error:  # written for people; a line may begin with the setting that it is about
+        for line in str(error).splitlines():
+            key = line.partition(":")[0]
+            here = (*path, key) if key.isidentifier() else path
+            parts.problems.append(
+                config.problem("value", here, f"{dotted(path)}.{line}" if key.isidentifier() else line)
+            )
+    except Exception as error:
+        logger.debug("%s failed", dotted(path), exc_info=error)
+        message = f"{dotted(path)} cannot be made: {type(error).__name__}: {error}"
+        parts.problems.append(config.problem("plugin", path, message))
+    return []
+
+
+def _check_exposure(config: Config, parts: Parts, listen: ListenConfig, transport: Transport) -> None:
+    """Whoever can reach an address must be asked who he is, unless somebody said in so many words that he need not."""
+    if listen.address.is_loopback or transport.authenticates_peers or listen.authenticators or listen.allow_anonymous:
+        return
+    message = (
+        f"{listen.address} can be reached from other machines, and nothing says who may connect; set client_ca, pins "
+        f"or authenticators in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: allow_anonymous = true"
+    )
+    parts.problems.append(config.problem("security", ("listen", listen.name, "url"), message))
+
+
+def _build(config: Config, parts: Parts) -> EchoServer:
+    from echokernel.server import EchoServer
+
+    registry, node = config.registry, config.node
+    builder = EchoServer.builder().name(node.name).limits(config.limits)
+    for listen, transport, authenticators in parts.listeners:
+        builder.listen(listen.address, transport, authenticators=authenticators, allow_anonymous=listen.allow_anonymous)
+    for name in node.serializers or registry.serializers:
+        builder.serializer(registry.serializers[name].value)
+    for layer in parts.middleware:
+        builder.middleware(layer)
+    for service in parts.services:
+        builder.service(service)
+    problems: list[Problem] = []
+    seen: set[int] = set()
+    everything = [(("plugins",), entry.value) for entry in registry.handlers] + parts.handlers
+    for place, handler in everything:
+        if id(handler) in seen:
+            continue  # imported into a second module that is listed as well
+        seen.add(id(handler))
+        try:
+            _add(builder, handler)
+        except EchoError as error:
+            problems.append(config.problem("handler", place, str(error)))
+    if problems:
+        raise InvalidConfig(problems)
+    if config.connect:
+        names = ", ".join(f"[connect.{name}]" for name in config.connect)
+        logger.warning("%s: checked, and not used by a server", names)
+    return builder.build()
+
+
+def _add(builder: Any, handler: Any) -> None:
+    adders = {"rpc": builder.add_rpc, "event": builder.add_event, "stream": builder.add_stream}
+    adders.get(getattr(handler, KIND, ""), builder.add_handler)(handler)

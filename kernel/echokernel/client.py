@@ -1,0 +1,285 @@
+"""The dialling end: :class:`EchoClient` and its builder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from echokernel._hello import dial_session
+from echokernel._node import Callback, Node
+from echokernel.addresses import Address, parse_address
+from echokernel.context import ClientContext
+from echokernel.errors import InvalidArgument
+from echokernel.limits import Limits
+from echokernel.server import _kind_of
+from echokernel.tasks import current_backend, open_tasks
+from echokernel_protocol.codes import Code
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from echokernel.discovery import Discovery
+    from echokernel.flows import StreamSender
+    from echokernel.handlers import EventHandler, RpcHandler, StreamHandler
+    from echokernel.middleware import Middleware
+    from echokernel.reconnect import ReconnectPolicy
+    from echokernel.serializer import Serializer
+    from echokernel.session import Session
+    from echokernel.tasks import TaskScope
+    from echokernel.transport import Transport
+
+logger = logging.getLogger("echokernel.client")
+
+Credentials = bytes | str | Callable[[], Awaitable[bytes | str]]
+
+__all__ = ["ClientBuilder", "ClientPlugin", "EchoClient"]
+
+
+class ClientPlugin(Protocol):
+    """Extends a client in code: ``EchoClient.builder().plugin(MyPlugin())``."""
+
+    name: str
+
+    def install(self, builder: ClientBuilder, /) -> ClientBuilder | None:
+        """Change the builder; returns it, another one, or None for the same."""
+
+
+class ClientBuilder:
+    """Collects what a client is made of. Every method returns the builder; :meth:`connect` ends it."""
+
+    def __init__(self) -> None:
+        self._node = Node(context=ClientContext())
+        self._transport: Transport | None = None
+        self._settings: dict[str, Any] = {}
+        self._serializers: list[Serializer] = []
+        self._middleware: list[Middleware] = []
+        self._plugins: list[object] = []
+        self._credentials: Credentials = b""
+        self._on_connect: list[Callback] = []
+        self._on_disconnect: list[Callback] = []
+        self.discoveries: list[Discovery] = []
+        self.reconnect_policy: ReconnectPolicy | None = None
+
+    def name(self, name: str) -> ClientBuilder:
+        """The node's name, which the peer sees."""
+        self._node.name = name
+        return self
+
+    def transport(self, transport: Transport) -> ClientBuilder:
+        """The transport; by default that of the URL's scheme."""
+        self._transport = transport
+        return self
+
+    def settings(self, **settings: Any) -> ClientBuilder:
+        """Settings for the transport of the URL's scheme, as in ``[connect.NAME]``: ``fingerprint="sha256:…"``."""
+        self._settings.update(settings)
+        return self
+
+    def serializer(self, serializer: Serializer) -> ClientBuilder:
+        """Add a serializer; the server's order decides. By default the installed ones of postcard and msgpack."""
+        self._serializers.append(serializer)
+        return self
+
+    def discovery(self, discovery: Discovery) -> ClientBuilder:
+        """Add a way to find servers."""
+        self.discoveries.append(discovery)
+        return self
+
+    def middleware(self, middleware: Middleware) -> ClientBuilder:
+        """Add middleware for what the server asks of this client; the first one is the outermost."""
+        self._middleware.append(middleware)
+        return self
+
+    def credentials(self, credentials: Credentials) -> ClientBuilder:
+        """What an authenticator of the server gets: bytes, a text, or an async callable that is asked at each connect."""
+        self._credentials = credentials
+        return self
+
+    def limits(self, limits: Limits) -> ClientBuilder:
+        """Other bounds than the defaults."""
+        self._node.limits = limits
+        return self
+
+    def add_rpc(self, handler: RpcHandler) -> ClientBuilder:
+        """Answer the server's requests."""
+        self._node.methods.add("rpc", handler)
+        return self
+
+    def add_event(self, handler: EventHandler) -> ClientBuilder:
+        """Take the server's events."""
+        self._node.methods.add("event", handler)
+        return self
+
+    def add_stream(self, handler: StreamHandler) -> ClientBuilder:
+        """Take the server's streams."""
+        self._node.methods.add("stream", handler)
+        return self
+
+    def add_handler(self, handler: Any) -> ClientBuilder:
+        """Add what one of the three decorators made."""
+        self._node.methods.add(_kind_of(handler), handler)
+        return self
+
+    def plugin(self, plugin: ClientPlugin | object) -> ClientBuilder:
+        """Use a plugin: an object with ``install(builder)``, or one (or a module) with hook functions."""
+        install = getattr(plugin, "install", None)
+        if install is None:
+            self._plugins.append(plugin)
+            return self
+        return install(self) or self
+
+    def on_connect(self, callback: Callback) -> ClientBuilder:
+        """Call ``callback(context)`` once the session is open. An exception closes it."""
+        self._on_connect.append(callback)
+        return self
+
+    def on_disconnect(self, callback: Callback) -> ClientBuilder:
+        """Call ``callback(context)`` when the session is over."""
+        self._on_disconnect.append(callback)
+        return self
+
+    def connect(self, address: str | Address | tuple[str, int], **settings: Any) -> Connecting:
+        """Connect: ``async with builder.connect(url) as client``, or ``client = await builder.connect(url)`` on asyncio.
+
+        Raises InvalidArgument for what is no address, PluginError without a plugin for its scheme; when awaited or entered
+        TransportError, Unauthenticated, ProtocolError, RequestTimeout.
+        """
+        where = parse_address(address)
+        self._settings.update(settings)
+        node = self._node
+        registry = None
+        if self._transport is None or not self._serializers or self._plugins:
+            from echokernel.loader import load_for_library, make_transport
+
+            scheme = where.scheme if self._transport is None else None
+            registry = load_for_library(scheme, self._plugins, need_serializer=not self._serializers)
+            for entry in registry.handlers:
+                self.add_handler(entry.value)
+            if not self._serializers:
+                self._serializers = [entry.value for entry in registry.serializers.values()]
+            if self._transport is None:
+                self._transport = make_transport(registry, where.scheme, listening=False, settings=self._settings)
+        elif self._settings:
+            raise InvalidArgument("settings are for the transport of the URL's scheme; this client was given a transport")
+        node.serializers = tuple(self._serializers)
+        node.middleware = tuple(self._middleware)
+        node.on_connect = tuple(self._on_connect)
+        node.on_disconnect = tuple(self._on_disconnect)
+        node.methods.check(node.serializers)
+        return Connecting(EchoClient(node, where, self._transport, self._credentials))
+
+
+class Connecting:
+    """A connection that is to be made: await it, or enter it with ``async with``."""
+
+    def __init__(self, client: EchoClient) -> None:
+        self._client = client
+
+    def __await__(self) -> Generator[Any, Any, EchoClient]:
+        if current_backend() != "asyncio":
+            raise RuntimeError("on trio a client has to be entered: async with EchoClient.connect(address) as client")
+        return self._client._open().__await__()
+
+    async def __aenter__(self) -> EchoClient:
+        return await self._client._open()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._client._leave()
+
+
+class EchoClient:
+    """A node that dialled. It is closed by leaving its ``async with``, or by :meth:`close`."""
+
+    def __init__(self, node: Node, address: Address, transport: Transport, credentials: Credentials) -> None:
+        self._node = node
+        self._address = address
+        self._transport = transport
+        self._credentials = credentials
+        self._tasks: TaskScope | None = None
+        self._session: Session | None = None
+
+    @staticmethod
+    def builder() -> ClientBuilder:
+        """Return an empty builder."""
+        return ClientBuilder()
+
+    @staticmethod
+    def connect(address: str | Address | tuple[str, int], **settings: Any) -> Connecting:
+        """Connect with the defaults; ``settings`` are those of ``[connect.NAME]``: ``fingerprint=``, ``ca=``.
+
+        ``async with EchoClient.connect("127.0.0.1:5000") as client``, or on asyncio
+        ``client = await EchoClient.connect("127.0.0.1:5000")`` and later ``await client.close()``.
+        """
+        return ClientBuilder().connect(address, **settings)
+
+    # --- what a session does -----------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session:
+        """The session with the server. Raises InvalidArgument before the client is connected."""
+        if self._session is None:
+            raise InvalidArgument("this client is not connected")
+        return self._session
+
+    async def request(
+        self, method: str, value: Any = None, *, timeout: float | None = None, returns: Any = Any, idempotent: bool = False
+    ) -> Any:
+        """Call a method of the server; see :meth:`Session.request`."""
+        return await self.session.request(method, value, timeout=timeout, returns=returns, idempotent=idempotent)
+
+    async def emit(self, event: str, value: Any = None) -> None:
+        """Send an event to the server; see :meth:`Session.emit`."""
+        await self.session.emit(event, value)
+
+    async def create_stream(self, name: str) -> StreamSender:
+        """Open a stream to the server; see :meth:`Session.create_stream`."""
+        return await self.session.create_stream(name)
+
+    async def ping(self, timeout: float = 10.0) -> float:
+        """Return the time of a round trip, in seconds."""
+        return await self.session.ping(timeout)
+
+    def context(self) -> ClientContext:
+        """Return the client's context."""
+        context: ClientContext = self._node.context
+        return context
+
+    async def close(self) -> None:
+        """Send what waits, and close. Once is enough."""
+        await self._leave()
+
+    # --- life --------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> EchoClient:
+        if self._tasks is not None:
+            raise InvalidArgument("this client was connected already; make another one")
+        tasks = self._tasks = open_tasks()
+        await tasks.__aenter__()
+        try:
+            credentials = self._credentials if isinstance(self._credentials, bytes | str) else await self._credentials()
+            connection = await self._transport.connect(self._address, tasks)
+            raw = credentials.encode() if isinstance(credentials, str) else credentials
+            session = self._session = await dial_session(connection, self._node, raw)
+            self.context().session = session
+            opened = tasks.future()
+            tasks.start(self._run, session, opened, name="session")
+            await opened
+        except BaseException:
+            await tasks.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def _run(self, session: Session, opened: Any) -> None:
+        await session.run(opened)
+        await session._tell_disconnected()
+
+    async def _leave(self) -> None:
+        tasks, self._tasks = self._tasks, None
+        if tasks is None:
+            return
+        if self._session is not None:
+            await self._session.close(Code.OK, "")
+        await tasks.__aexit__(None, None, None)

@@ -1,0 +1,244 @@
+"""Streams for users: a named flow of timestamped frames with backpressure."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from echokernel.errors import (
+    ConnectionClosed,
+    EchoError,
+    InvalidArgument,
+    ProtocolError,
+    StreamClosed,
+    StreamReset,
+    StreamStopped,
+    TransportError,
+    error_from_code,
+)
+from echokernel_protocol.codes import Code
+from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
+from echokernel_protocol.frames import FRAME_OVERHEAD, FrameDecoder, MessageType, encode_frame
+from echokernel_protocol.timestamped import MAX_U32, Timestamped, decode_timestamped, encode_timestamped
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from echokernel.session import Session
+    from echokernel.tasks import Future
+    from echokernel.transport import RecvStream, SendStream
+
+__all__ = ["StreamReceiver", "StreamSender"]
+
+REASON_SECONDS = 1.0
+_NAMELESS = b"\x00\x00"  # data frames carry no name and no flags: their payload is raw bytes
+
+
+class StreamSender:
+    """Sends one stream. ``async with`` finishes it, or aborts it when the body raises."""
+
+    def __init__(self, session: Session, name: str, flow_id: int, send: SendStream) -> None:
+        self.name = name
+        self.id = flow_id
+        self._session = session
+        self._send = send
+        self._seq = 0
+        self._sent = 0
+        self._finished = False
+        self._error: EchoError | None = None
+        self._told: Future[None] | None = None
+        self._limit = session.peer.max_frame
+
+    async def send(self, data: bytes) -> None:
+        """Send one frame, stamped with the time of now. Waits while the receiver is more than a buffer behind.
+
+        Raises StreamStopped when the receiver wants no more, MethodNotFound or another error when it refused the stream,
+        ConnectionClosed, InvalidArgument for more than a frame holds. Cancelled while waiting, nothing was sent.
+        """
+        await self.send_timestamped(Timestamped(time.time_ns() // 1000, self._seq, data))
+
+    async def send_timestamped(self, frame: Timestamped[bytes]) -> None:
+        """Send one frame with a stamp of your own. Waits and raises as :meth:`send` does."""
+        if self._error is not None:
+            raise self._error
+        if self._finished:
+            raise InvalidArgument(f"stream {self.name!r} is finished; create another one")
+        data = bytes(frame.data)
+        if len(data) > self._limit:
+            raise InvalidArgument(
+                f"stream {self.name!r}: a frame of {len(data):,} bytes; the peer takes {self._limit:,}. Send it in parts."
+            )
+        payload = encode_timestamped(frame.wall_time, frame.seq, data)
+        try:
+            await self._send.write(encode_frame(MessageType.STREAM, self.id, _NAMELESS, payload))
+        except StreamStopped as error:
+            await self._hear_reason()
+            raise self._error or error from None
+        self._sent += 1
+        self._seq = (frame.seq + 1) & MAX_U32
+
+    async def finish(self) -> None:
+        """Say that this was all. Does not wait for the receiver. A second call does nothing."""
+        if self._error is not None:
+            raise self._error
+        if not self._finished:
+            self._finished = True
+            self._session._end_flow(self.id, self._sent)
+            await self._send.finish()
+
+    def abort(self, code: int = Code.CANCELLED, message: str = "the sender gave up") -> None:
+        """End early: the receiver gets an error instead of the end. Nothing happens once the stream is finished."""
+        if not self._finished and self._error is None:
+            self._finished = True
+            self._session._abort_flow(self.id, ErrorInfo(code, message))
+            self._send.reset(code)
+
+    async def _hear_reason(self) -> None:
+        """The stream was stopped; the channel says why, perhaps a moment later."""
+        if self._error is None and self._session.closed is None:
+            self._told = self._session._tasks.future()
+            with anyio.move_on_after(REASON_SECONDS):
+                await self._told
+
+    def _stopped(self, error: EchoError) -> None:
+        if self._error is None and not self._finished:
+            self._error = error
+            self._send.reset(error.code)
+        if self._told is not None and not self._told.done():
+            self._told.set_result(None)
+
+    async def __aenter__(self) -> StreamSender:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is None:
+            await self.finish()
+        else:
+            self.abort()
+
+
+class StreamReceiver:
+    """Receives one stream: ``async for frame in stream``, or :meth:`recv`. What is not read stays with the sender."""
+
+    def __init__(self, session: Session, name: str, flow_id: int) -> None:
+        self.name = name
+        self.id = flow_id
+        self._session = session
+        self._recv: RecvStream | None = None
+        self._decoder = FrameDecoder(session.limits.max_frame + FRAME_OVERHEAD)
+        self._ready: list[Timestamped[bytes]] = []  # in reverse: the next one is the last
+        self._received = 0
+        self._total: int | None = None
+        self._data_ended = False
+        self._error: EchoError | None = None
+        self._closed = False
+        self._waiting: Future[None] | None = None
+
+    async def recv(self) -> Timestamped[bytes] | None:
+        """Return the next frame, None after the last one.
+
+        Raises StreamReset or the sender's error when it gave up, ConnectionClosed, ProtocolError for a cut stream.
+        """
+        while not self._ready:
+            if self._closed:
+                raise InvalidArgument(f"stream {self.name!r} was closed here")
+            if self._data_ended or self._recv is None or self._error is not None:
+                if self._error is not None:
+                    raise self._error
+                if self._data_ended and self._total is not None:
+                    if self._total != self._received:
+                        raise ProtocolError(
+                            f"stream {self.name!r} ended after {self._received} of {self._total} frames", code=Code.TRUNCATED
+                        )
+                    return None
+                if self._total == 0:
+                    return None  # nothing was sent, and the data stream may never come
+                await self._wait()
+                continue
+            try:
+                data = await self._recv.read()
+            except StreamReset as error:
+                self._fail(error)
+                continue
+            if data:
+                self._take(data)
+            else:
+                self._data_ended = True
+        return self._ready.pop()
+
+    def _take(self, data: bytes) -> None:
+        assert self._recv is not None
+        try:
+            frames = []
+            for message_type, flow_id, method, flags, payload in self._decoder.feed(data):
+                if message_type != MessageType.STREAM or flow_id != self.id or method or flags:
+                    raise ProtocolViolation(f"something other than its data on the stream {self.name!r}")
+                frames.append(decode_timestamped(payload))
+        except ProtocolViolation as error:
+            self._recv.stop(error.code)
+            self._session._violated(error)
+            self._fail(ProtocolError(str(error), code=error.code))
+            return
+        self._received += len(frames)
+        frames.reverse()
+        self._ready = frames
+
+    async def close(self) -> None:
+        """Want no more: the sender gets StreamStopped. Nothing happens after the end, or a second time."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._error is None and not (self._data_ended and self._total is not None):
+            if self._recv is not None:
+                self._recv.stop(Code.CANCELLED)
+            self._session._stop_flow(self.id)
+        self._wake()
+
+    def __aiter__(self) -> StreamReceiver:
+        return self
+
+    async def __anext__(self) -> Timestamped[bytes]:
+        frame = await self.recv()
+        if frame is None:
+            raise StopAsyncIteration
+        return frame
+
+    # --- what the session tells ---------------------------------------------------------------------------------
+
+    def _attach(self, recv: RecvStream, rest: bytes) -> None:
+        if self._recv is not None or self._closed:
+            recv.stop(Code.CANCELLED)
+            return
+        self._recv = recv
+        if rest:
+            self._take(rest)
+        self._wake()
+
+    def _ended(self, total: int) -> None:
+        self._total = total
+        self._wake()
+
+    def _aborted(self, error: ErrorInfo) -> None:
+        self._fail(error_from_code(error.code, error.message, error.details))
+
+    def _fail(self, error: EchoError) -> None:
+        # the sender's own words come on the channel, its reset on the stream: whichever is first is kept, unless it is bare
+        if self._error is None or (isinstance(self._error, StreamClosed) and not isinstance(error, TransportError)):
+            self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiting = self._session._tasks.future()
+        await self._waiting
+

@@ -1,0 +1,256 @@
+"""Handlers: what ``@rpc``, ``@event`` and ``@stream`` make of a function, and what a class may be instead.
+
+An optional first parameter of type :class:`~echokernel.session.Session` gets the session of the caller; the parameters
+after it are the payload: none is the unit value, one is that value, several are a tuple.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
+
+import anyio.to_thread
+
+from echokernel.errors import InvalidArgument, SerializationError
+from echokernel_protocol.frames import check_method
+
+if TYPE_CHECKING:
+    from echokernel.flows import StreamReceiver
+    from echokernel.serializer import Serializer
+    from echokernel.session import Session
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Kind = Literal["rpc", "event", "stream"]
+Runner = Callable[["Session", bytes], Awaitable[bytes]]
+"""A handler bound to one serializer: payload in, payload out. Events return ``b""``."""
+
+__all__ = ["EventHandler", "FunctionHandler", "RpcHandler", "StreamHandler", "event", "rpc", "stream"]
+
+
+@runtime_checkable
+class RpcHandler(Protocol):
+    """Answers requests. An object with these two members is one; ``@rpc`` makes them from functions."""
+
+    name: str
+
+    async def handle(self, session: Session, payload: bytes, /) -> bytes:
+        """Return the response's payload for the request's payload."""
+
+
+@runtime_checkable
+class EventHandler(Protocol):
+    """Takes events, one at a time and in order for each name."""
+
+    name: str
+
+    async def handle(self, session: Session, payload: bytes, /) -> object: ...
+
+
+@runtime_checkable
+class StreamHandler(Protocol):
+    """Takes one stream that the peer opened."""
+
+    name: str
+
+    async def handle(self, session: Session, stream: StreamReceiver, /) -> object: ...
+
+
+class FunctionHandler(Generic[P, R]):
+    """A function that is a handler, and still a function: calling it calls the function."""
+
+    def __init__(
+        self, function: Callable[P, R], kind: Kind, name: str | None, *, inline: bool = False, concurrent: bool = False
+    ) -> None:
+        self.function = function
+        self.kind = kind
+        self.__echokernel_kind__ = kind
+        self.name = name or function.__name__
+        self.inline = inline
+        self.concurrent = concurrent
+        try:
+            check_method(self.name)
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+        if self.name.startswith("$"):
+            raise InvalidArgument(f"{self.name!r}: names that begin with $ belong to the kernel")
+        functools.update_wrapper(self, function)
+        self._is_async = inspect.iscoroutinefunction(function)
+        self._signature: tuple[bool, tuple[Any, ...], Any] | None = None
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            raise InvalidArgument(f"{self._where}: a generator cannot be a handler yet; return a list, or use a stream")
+        if inline and self._is_async:
+            raise InvalidArgument(f"{self._where}: inline=True is for plain functions that do not block; this one is async")
+        if kind == "stream" and not self._is_async:
+            raise InvalidArgument(f"{self._where}: a stream handler is an async function: async def {self.name}(session, stream)")
+        self._check_parameters()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} handler {self.name!r}: {self._where}>"
+
+    async def handle(self, session: Session, payload: Any, /) -> Any:
+        """Handle one message with the first serializer of the session, as a handler class would."""
+        if self.kind == "stream":
+            return await self.run_stream(session, payload)
+        return await self.bind(session.serializer)(session, payload)
+
+    @property
+    def _where(self) -> str:
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+    def _check_parameters(self) -> None:
+        for parameter in inspect.signature(self.function).parameters.values():
+            if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                raise InvalidArgument(
+                    f"{self._where}: parameter {parameter} cannot be filled from a message; wanted plain positional ones"
+                )
+
+    @property
+    def signature(self) -> tuple[bool, tuple[Any, ...], Any]:
+        """Whether the session is passed, the types of the payload's parameters, the type of the result.
+
+        A missing annotation is ``typing.Any``. Raises InvalidArgument for an annotation that cannot be resolved.
+        """
+        if self._signature is None:
+            self._signature = self._read_signature()
+        return self._signature
+
+    def _read_signature(self) -> tuple[bool, tuple[Any, ...], Any]:
+        from echokernel.flows import StreamReceiver
+        from echokernel.session import Session
+
+        # annotations may name these although the module imports them for type checking only
+        known = {"Session": Session, "StreamReceiver": StreamReceiver}
+        try:
+            hints = typing.get_type_hints(self.function, localns=known, include_extras=True)
+        except Exception as error:
+            raise InvalidArgument(f"{self._where}: an annotation cannot be resolved: {error}") from error
+        names = list(inspect.signature(self.function).parameters)
+        takes_session = bool(names) and (hints.get(names[0]) is Session or (names[0] == "session" and names[0] not in hints))
+        payload = tuple(hints.get(name, Any) for name in names[takes_session:])
+        for kind in payload:
+            if typing.get_origin(kind) in (AsyncIterator, AsyncIterable) or kind in (AsyncIterator, AsyncIterable):
+                raise InvalidArgument(f"{self._where}: a parameter that is an async iterator is not supported yet; use a stream")
+        if self.kind == "stream" and len(payload) != 1:
+            raise InvalidArgument(f"{self._where}: a stream handler takes (session, stream) or (stream)")
+        return takes_session, payload, hints.get("return", Any)
+
+    @property
+    def payload_type(self) -> Any:
+        """The payload's type: None for no parameter, the parameter's, or a tuple of several."""
+        _, parameters, _ = self.signature
+        if not parameters:
+            return types.NoneType
+        return parameters[0] if len(parameters) == 1 else tuple[parameters]  # type: ignore[misc,valid-type]
+
+    async def run_stream(self, session: Session, receiver: StreamReceiver) -> None:
+        """Call a stream handler's function."""
+        arguments = (session, receiver) if self.signature[0] else (receiver,)
+        await self.function(*arguments)  # type: ignore[arg-type,misc]
+
+    def bind(self, serializer: Serializer) -> Runner:
+        """Return the function that handles one payload coded by ``serializer``. Made once, called per message.
+
+        Raises InvalidArgument when the serializer cannot express one of the types.
+        """
+        takes_session, parameters, result = self.signature
+        try:
+            decode = serializer.codec(self.payload_type).decode
+            encode = serializer.codec(result if self.kind == "rpc" else types.NoneType).encode
+        except SerializationError as error:
+            raise InvalidArgument(f"{self._where}: {error}") from error
+        call = self._caller()
+        count = len(parameters)
+        is_rpc = self.kind == "rpc"
+
+        async def run(session: Session, payload: bytes) -> bytes:
+            try:
+                value = decode(payload)
+            except SerializationError as error:
+                raise InvalidArgument(f"{self.name}: {error}") from error
+            if count == 1:
+                result = await (call(session, value) if takes_session else call(value))
+            elif count:
+                result = await (call(session, *value) if takes_session else call(*value))
+            else:
+                result = await (call(session) if takes_session else call())
+            return encode(result) if is_rpc else b""
+
+        return run
+
+    def _caller(self) -> Callable[..., Awaitable[Any]]:
+        function: Callable[..., Any] = self.function
+        if self._is_async:
+            return function
+        if self.inline:
+
+            async def call_here(*arguments: Any) -> Any:
+                return function(*arguments)
+
+            return call_here
+
+        async def call_in_thread(*arguments: Any) -> Any:
+            return await anyio.to_thread.run_sync(functools.partial(function, *arguments))
+
+        return call_in_thread
+
+
+@overload
+def rpc(function: Callable[P, R], /) -> FunctionHandler[P, R]: ...
+
+
+@overload
+def rpc(name: str | None = None, /, *, inline: bool = False) -> Callable[[Callable[P, R]], FunctionHandler[P, R]]: ...
+
+
+def rpc(name: Any = None, /, *, inline: bool = False) -> Any:
+    """Make a function answer requests: ``@rpc`` under its own name, ``@rpc("math.add")`` under another.
+
+    A plain function runs in a worker thread; with ``inline=True`` it runs in the event loop and must not block.
+    """
+    return _decorate("rpc", name, inline=inline)
+
+
+@overload
+def event(function: Callable[P, R], /) -> FunctionHandler[P, R]: ...
+
+
+@overload
+def event(
+    name: str | None = None, /, *, inline: bool = False, concurrent: bool = False
+) -> Callable[[Callable[P, R]], FunctionHandler[P, R]]: ...
+
+
+def event(name: Any = None, /, *, inline: bool = False, concurrent: bool = False) -> Any:
+    """Make a function take events. Those of one name and session come one at a time, in the order they were sent;
+    with ``concurrent=True`` each runs in a task of its own, in any order.
+    """
+    return _decorate("event", name, inline=inline, concurrent=concurrent)
+
+
+@overload
+def stream(function: Callable[P, R], /) -> FunctionHandler[P, R]: ...
+
+
+@overload
+def stream(name: str | None = None, /) -> Callable[[Callable[P, R]], FunctionHandler[P, R]]: ...
+
+
+def stream(name: Any = None, /) -> Any:
+    """Make an async function take streams: ``async def audio(session: Session, stream: StreamReceiver)``."""
+    return _decorate("stream", name)
+
+
+def _decorate(kind: Kind, name: Any, *, inline: bool = False, concurrent: bool = False) -> Any:
+    if callable(name):
+        return FunctionHandler(name, kind, None, inline=inline, concurrent=concurrent)
+    if name is not None and not isinstance(name, str):
+        raise InvalidArgument(f"@{kind} takes a name; this is {name!r}")
+    return lambda function: FunctionHandler(function, kind, name, inline=inline, concurrent=concurrent)

@@ -1,0 +1,406 @@
+"""The serving end: :class:`EchoServer` and its builder."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+from echokernel._hello import accept_session
+from echokernel._node import Callback, Node
+from echokernel.addresses import Address, parse_address
+from echokernel.context import ServerContext
+from echokernel.errors import ConfigError, ConnectionClosed, InvalidArgument, TransportError
+from echokernel.limits import Limits
+from echokernel.tasks import open_tasks
+from echokernel_protocol.codes import Code
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from echokernel.discovery import Discovery
+    from echokernel.handlers import EventHandler, RpcHandler, StreamHandler
+    from echokernel.middleware import Middleware
+    from echokernel.registry import Authenticator, Service
+    from echokernel.serializer import Serializer
+    from echokernel.session import Session
+    from echokernel.tasks import TaskScope
+    from echokernel.transport import Connection, Listener, Transport
+
+logger = logging.getLogger("echokernel.server")
+
+__all__ = ["EchoServer", "ServerBuilder", "ServerPlugin"]
+
+
+class ServerPlugin(Protocol):
+    """Extends a server in code: ``EchoServer.builder().plugin(MyPlugin())``."""
+
+    name: str
+
+    def install(self, builder: ServerBuilder, /) -> ServerBuilder | None:
+        """Change the builder; returns it, another one, or None for the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Binding:
+    address: Address
+    transport: Transport | None
+    authenticators: Sequence[Authenticator]
+    allow_anonymous: bool
+
+
+class ServerBuilder:
+    """Collects what a server is made of. Every method returns the builder; nothing is opened before the server runs."""
+
+    def __init__(self) -> None:
+        self._node = Node(context=ServerContext())
+        self._bindings: list[_Binding] = []
+        self._transport: Transport | None = None
+        self._serializers: list[Serializer] = []
+        self._middleware: list[Middleware] = []
+        self._authenticators: list[Authenticator] = []
+        self._services: list[Service] = []
+        self._plugins: list[object] = []
+        self._hooks: dict[str, list[Callback]] = {"start": [], "stop": [], "connect": [], "disconnect": []}
+        self._allow_anonymous = False
+        self.discoveries: list[Discovery] = []
+
+    def name(self, name: str) -> ServerBuilder:
+        """The node's name, which peers see."""
+        self._node.name = name
+        return self
+
+    def bind(self, address: str | Address | tuple[str, int]) -> ServerBuilder:
+        """Listen at ``quic://host:port`` or ``host:port``; port 0 takes any free one. May be called several times."""
+        return self.listen(address)
+
+    def listen(
+        self,
+        address: str | Address | tuple[str, int],
+        transport: Transport | None = None,
+        *,
+        authenticators: Sequence[Authenticator] = (),
+        allow_anonymous: bool = False,
+    ) -> ServerBuilder:
+        """Listen at an address with a transport and authenticators of its own."""
+        self._bindings.append(_Binding(parse_address(address), transport, tuple(authenticators), allow_anonymous))
+        return self
+
+    def transport(self, transport: Transport) -> ServerBuilder:
+        """The transport of every address that has none of its own; by default that of the URL's scheme."""
+        self._transport = transport
+        return self
+
+    def serializer(self, serializer: Serializer) -> ServerBuilder:
+        """Add a serializer; the first one is preferred. By default the installed ones of postcard and msgpack."""
+        self._serializers.append(serializer)
+        return self
+
+    def discovery(self, discovery: Discovery) -> ServerBuilder:
+        """Add a way to be found."""
+        self.discoveries.append(discovery)
+        return self
+
+    def middleware(self, middleware: Middleware) -> ServerBuilder:
+        """Add middleware; the first one is the outermost."""
+        self._middleware.append(middleware)
+        return self
+
+    def authenticator(self, authenticator: Authenticator) -> ServerBuilder:
+        """Ask this authenticator at every address."""
+        self._authenticators.append(authenticator)
+        return self
+
+    def allow_anonymous(self) -> ServerBuilder:
+        """Listen beyond this machine although peers need not say who they are. Warned about at every start."""
+        self._allow_anonymous = True
+        return self
+
+    def service(self, service: Service) -> ServerBuilder:
+        """Run a service beside the server."""
+        self._services.append(service)
+        return self
+
+    def limits(self, limits: Limits) -> ServerBuilder:
+        """Other bounds than the defaults."""
+        self._node.limits = limits
+        return self
+
+    def add_rpc(self, handler: RpcHandler) -> ServerBuilder:
+        """Add what ``@rpc`` made, or an object with ``name`` and ``handle``."""
+        self._node.methods.add("rpc", handler)
+        return self
+
+    def add_event(self, handler: EventHandler) -> ServerBuilder:
+        """Add what ``@event`` made, or an object with ``name`` and ``handle``."""
+        self._node.methods.add("event", handler)
+        return self
+
+    def add_stream(self, handler: StreamHandler) -> ServerBuilder:
+        """Add what ``@stream`` made, or an object with ``name`` and ``handle``."""
+        self._node.methods.add("stream", handler)
+        return self
+
+    def add_handler(self, handler: Any) -> ServerBuilder:
+        """Add what one of the three decorators made."""
+        self._node.methods.add(_kind_of(handler), handler)
+        return self
+
+    def plugin(self, plugin: ServerPlugin | object) -> ServerBuilder:
+        """Use a plugin: an object with ``install(builder)``, or one (or a module) with hook functions."""
+        install = getattr(plugin, "install", None)
+        if install is None:
+            self._plugins.append(plugin)
+            return self
+        return install(self) or self
+
+    def on_start(self, callback: Callback) -> ServerBuilder:
+        """Call ``callback(context)`` once the server listens."""
+        self._hooks["start"].append(callback)
+        return self
+
+    def on_stop(self, callback: Callback) -> ServerBuilder:
+        """Call ``callback(context)`` when the server has stopped listening and drained."""
+        self._hooks["stop"].append(callback)
+        return self
+
+    def on_connect(self, callback: Callback) -> ServerBuilder:
+        """Call ``callback(session)`` for every new session, before anything of it is handled. An exception closes it."""
+        self._hooks["connect"].append(callback)
+        return self
+
+    def on_disconnect(self, callback: Callback) -> ServerBuilder:
+        """Call ``callback(session)`` when a session is over; ``session.closed`` says why."""
+        self._hooks["disconnect"].append(callback)
+        return self
+
+    def build(self) -> EchoServer:
+        """Return the server. Raises InvalidArgument, ConfigError, PluginError for what cannot work; opens nothing."""
+        if not self._bindings:
+            raise InvalidArgument("the server has no address; call bind('127.0.0.1:4433')")
+        node = self._node
+        missing = [binding.address.scheme for binding in self._bindings if binding.transport is None and self._transport is None]
+        registry = None
+        if missing or not self._serializers or self._plugins:
+            from echokernel.loader import load_for_library
+
+            registry = load_for_library(missing[0] if missing else None, self._plugins, need_serializer=not self._serializers)
+            for entry in registry.handlers:
+                self.add_handler(entry.value)
+        if registry is not None and not self._serializers:
+            self._serializers = [entry.value for entry in registry.serializers.values()]
+        node.serializers = tuple(self._serializers)
+        node.middleware = tuple(self._middleware)
+        node.authenticators = tuple(self._authenticators)
+        node.on_connect = tuple(self._hooks["connect"])
+        node.on_disconnect = tuple(self._hooks["disconnect"])
+        node.methods.check(node.serializers)
+        bindings = []
+        for binding in self._bindings:
+            transport = binding.transport or self._transport
+            if transport is None:
+                from echokernel.loader import make_transport
+
+                assert registry is not None
+                transport = make_transport(registry, binding.address.scheme, listening=True)
+            authenticators = (*binding.authenticators, *self._authenticators)
+            allow = binding.allow_anonymous or self._allow_anonymous
+            _check_public(binding.address, transport, authenticators, allow)
+            bindings.append(_Binding(binding.address, transport, authenticators, allow))
+        return EchoServer(node, bindings, self._services, self._hooks["start"], self._hooks["stop"])
+
+
+def _kind_of(handler: Any) -> Any:
+    kind = getattr(handler, "__echokernel_kind__", None)
+    if kind is None:
+        raise InvalidArgument(f"{handler!r} does not say what it handles; use add_rpc, add_event or add_stream")
+    return kind
+
+
+def _check_public(address: Address, transport: Transport, authenticators: Sequence[Authenticator], allow: bool) -> None:
+    if address.is_loopback or authenticators or transport.authenticates_peers or address.scheme == "memory":
+        return
+    if not allow:
+        raise ConfigError(
+            f"{address} can be reached from other machines, and nobody would have to say who they are; "
+            "add client certificates, pins or an authenticator, listen on 127.0.0.1, or set allow_anonymous = true"
+        )
+
+
+class EchoServer:
+    """A node that listens. ``await server.run()``, or ``async with server:`` around what it should run beside."""
+
+    def __init__(
+        self,
+        node: Node,
+        bindings: Sequence[_Binding],
+        services: Sequence[Service],
+        on_start: Sequence[Callback],
+        on_stop: Sequence[Callback],
+    ) -> None:
+        self._node = node
+        self._bindings = bindings
+        self._services = services
+        self._on_start = on_start
+        self._on_stop = on_stop
+        self._listeners: list[Listener] = []
+        self._tasks: TaskScope | None = None
+        self._stopped = anyio.Event()
+        self._stop_called = False
+        self._unauthenticated = 0
+        self._next_id = 1
+        self._started_services: list[Service] = []
+
+    @staticmethod
+    def builder() -> ServerBuilder:
+        """Return an empty builder."""
+        return ServerBuilder()
+
+    def context(self) -> ServerContext:
+        """Return the server's context."""
+        context: ServerContext = self._node.context
+        return context
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where the server listens, with the real ports; empty while it does not run."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """The open listeners."""
+        return list(self._listeners)
+
+    def stats(self) -> Mapping[str, int | float]:
+        """Return counters."""
+        return {**self.context().stats(), "unauthenticated": self._unauthenticated}
+
+    async def run(self) -> None:
+        """Listen and serve until :meth:`stop`, or until cancelled. Raises TransportError, ConfigError."""
+        async with self:
+            await self._stopped.wait()
+
+    async def __aenter__(self) -> EchoServer:
+        if self._tasks is not None:
+            raise InvalidArgument("this server has run already; build another one")
+        tasks = self._tasks = open_tasks()
+        await tasks.__aenter__()
+        try:
+            await self._start(tasks)
+        except BaseException:
+            await self._clean_up()
+            await tasks.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None
+        with anyio.CancelScope(shield=True):
+            await self.stop(drain=None if exc is None else 0.0)
+        await self._tasks.__aexit__(None, None, None)
+
+    async def _start(self, tasks: TaskScope) -> None:
+        for binding in self._bindings:
+            assert binding.transport is not None
+            if binding.allow_anonymous and not binding.address.is_loopback:
+                logger.warning("%s accepts peers from other machines without asking who they are", binding.address)
+            listener = await binding.transport.listen(binding.address, tasks)
+            self._listeners.append(listener)
+            logger.info("listening on %s", listener.address)
+        for service in self._services:
+            await service.start()
+            self._started_services.append(service)
+        for callback in self._on_start:
+            await _call(callback, self.context())
+        for listener, binding in zip(self._listeners, self._bindings, strict=True):
+            tasks.start(self._accept, listener, binding, name=f"accept {listener.address}")
+
+    async def _accept(self, listener: Listener, binding: _Binding) -> None:
+        assert self._tasks is not None
+        while True:
+            try:
+                connection = await listener.accept()
+            except ConnectionClosed:
+                return
+            except TransportError as error:
+                logger.warning("%s: %s", listener.address, error)
+                continue
+            if self._unauthenticated >= self._node.limits.max_unauthenticated:
+                self._tasks.start(connection.close, Code.RESOURCE_EXHAUSTED, "too many hellos at a time", name="refuse")
+                continue
+            self._tasks.start(self._serve, connection, binding.authenticators, name="session")
+
+    async def _serve(self, connection: Connection, authenticators: Sequence[Authenticator]) -> None:
+        assert self._tasks is not None
+        sessions = self.context()._sessions
+        id = self._next_id
+        self._next_id += 1
+        self._unauthenticated += 1
+        try:
+            full = len(sessions) >= self._node.limits.max_sessions
+            session = await accept_session(id, connection, self._node, authenticators, full=full)
+        finally:
+            self._unauthenticated -= 1
+        if session is None:
+            return
+        sessions[id] = session
+        logger.debug("session %s opened by %s:%s", id, *session.peer_addr)
+        try:
+            await session.run(self._tasks.future())
+        finally:
+            del sessions[id]
+            logger.debug("session %s ended: %s", id, session.closed)
+            with anyio.move_on_after(2, shield=True):  # a peer's disappearance is told even while the server stops
+                await session._tell_disconnected()
+
+    async def stop(self, drain: float | None = None) -> None:
+        """Accept nothing new, give what is open ``drain`` seconds (None: the limit's) to finish, and close."""
+        if self._stop_called:
+            await self._stopped.wait()
+            return
+        self._stop_called = True
+        try:
+            for listener in self._listeners:
+                await listener.close()
+            await self._drain_sessions(self._node.limits.drain_timeout if drain is None else drain)
+            await self._clean_up()
+            for callback in self._on_stop:
+                await _call(callback, self.context())
+        finally:
+            self._stopped.set()
+
+    async def _drain_sessions(self, limit: float) -> None:
+        sessions = self.context().sessions()
+        if limit > 0:
+            with anyio.move_on_after(limit):
+                async with anyio.create_task_group() as tasks:
+                    for session in sessions:
+                        tasks.start_soon(session.drain, "the server stops")
+        rest = self.context().sessions()
+        if rest:
+            async with anyio.create_task_group() as tasks:
+                for session in rest:
+                    tasks.start_soon(session.close, Code.GOING_AWAY, "the server stops")
+
+    async def _clean_up(self) -> None:
+        for listener in self._listeners:
+            await listener.close()
+        while self._started_services:
+            service = self._started_services.pop()
+            try:
+                await service.stop()
+            except Exception as error:
+                logger.error("a service failed to stop: %s", type(error).__name__, exc_info=error)
+        self._listeners = []
+
+
+async def _call(callback: Callback, argument: Any) -> None:
+    result = callback(argument)
+    if inspect.isawaitable(result):
+        await result

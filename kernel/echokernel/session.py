@@ -1,0 +1,632 @@
+"""A session: one peer as the other sees it. The same engine serves both ends; they differ in who dialled.
+
+The receive loop reads the channel, lets it judge every frame, and hands what is left to queues whose room the peer was
+granted beforehand: it never waits for a handler. What goes out is put into the channel and leaves once per loop turn.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NewType
+
+import anyio
+
+from echokernel._bodies import Bodies
+from echokernel._calls import Calls
+from echokernel._link import Link
+from echokernel._serving import Serving
+from echokernel.errors import (
+    ConnectionClosed,
+    EchoError,
+    InvalidArgument,
+    ProtocolError,
+    RequestTimeout,
+    StreamStopped,
+    error_from_code,
+)
+from echokernel.flows import StreamReceiver, StreamSender
+from echokernel.serializer import RawSerializer
+from echokernel.tasks import open_tasks
+from echokernel_protocol.channel import Received
+from echokernel_protocol.codes import Code
+from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
+from echokernel_protocol.frames import KIND_MASK, SLOT_SHIFT, Flags, MessageType, check_method, encode_method
+from echokernel_protocol.link import GoAway
+from echokernel_protocol.postcard import Malformed, Truncated, take_varint
+from echokernel_protocol.streams import Prelude, StreamKind, UnknownKind, take_prelude
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from echokernel._node import Node
+    from echokernel.context import ClientContext, ServerContext
+    from echokernel.serializer import Serializer
+    from echokernel.tasks import Future, TaskScope
+    from echokernel.transport import Connection, PeerIdentity, RecvStream, SendStream
+    from echokernel_protocol.channel import Channel
+    from echokernel_protocol.hello import Hello
+
+SessionId = NewType("SessionId", int)
+HELD_FLOWS = 64  # data streams whose open frame has not come yet; the channel is rarely a round trip behind
+HELD_SECONDS = 1.0
+PRELUDE_SECONDS = 5.0
+
+logger = logging.getLogger("echokernel.session")
+_REQUEST, _RESPONSE, _EVENT, _STREAM = (int(kind) for kind in MessageType)
+_ERROR = int(Flags.ERROR)
+_END = int(Flags.END)
+
+__all__ = ["Session", "SessionId", "SessionInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """Facts about a session."""
+
+    id: SessionId
+    peer_addr: tuple[str, int]
+    created_at: float
+    """Seconds since 1970."""
+
+
+class Session:
+    """One peer. Handlers get it as their first parameter; :class:`~echokernel.client.EchoClient` has one inside."""
+
+    def __init__(
+        self,
+        id: int,
+        node: Node,
+        connection: Connection,
+        channel: Channel,
+        send: SendStream,
+        recv: RecvStream,
+        *,
+        principal: str | None = None,
+        received: list[Received] | None = None,
+    ) -> None:
+        peer = channel.peer
+        assert peer is not None
+        self.id = SessionId(id)
+        self.limits = node.limits
+        self.peer: Hello = peer
+        """What the other end announced."""
+        self.principal = principal
+        """Who the peer is, as an authenticator said; None where nobody was asked."""
+        self.created_at = time.time()
+        self.closed: EchoError | None = None
+        """Why the session is over; None while it is not."""
+        self._node = node
+        self._connection = connection
+        self._channel = channel
+        self._send, self._recv = send, recv
+        self._received = received or []
+        self._data: dict[str, Any] = {}
+        self._serializers: tuple[Serializer, ...] = (RawSerializer(), *node.chosen(channel.serializers))
+        self._slot = 1 if len(self._serializers) > 1 else 0
+        self.serializer = self._serializers[self._slot]
+        """What this end codes its own messages with."""
+        self._encoders: dict[type, Any] = {}
+        self._decoders: dict[Any, Any] = {}
+        self._heads: dict[str, bytes] = {}
+        self._senders: dict[int, StreamSender] = {}
+        self._receivers: dict[int, StreamReceiver] = {}
+        self._early: dict[int, tuple[RecvStream, bytes]] = {}
+        self._pings: dict[int, Future[float]] = {}
+        self._ping_number = 0
+        self._draining = False
+        self._held: list[Received] | None = []
+        self._tasks: TaskScope
+        self._closing: Future[None] | None = None
+
+    # --- facts -------------------------------------------------------------------------------------------------
+
+    @property
+    def info(self) -> SessionInfo:
+        """Id, address and age in one value."""
+        return SessionInfo(self.id, self.peer_addr, self.created_at)
+
+    @property
+    def peer_addr(self) -> tuple[str, int]:
+        """Host and port of the peer."""
+        return self._connection.peer_addr
+
+    @property
+    def peer_identity(self) -> PeerIdentity | None:
+        """Who the transport proved the peer to be."""
+        return self._connection.peer_identity
+
+    @property
+    def server_ctx(self) -> ServerContext:
+        """The server's context. Raises AttributeError on the calling side, which has :attr:`client_ctx`."""
+        from echokernel.context import ServerContext
+
+        if not isinstance(self._node.context, ServerContext):
+            raise AttributeError("this session belongs to a client; it has client_ctx")
+        return self._node.context
+
+    @property
+    def client_ctx(self) -> ClientContext:
+        """The client's context. Raises AttributeError on the serving side, which has :attr:`server_ctx`."""
+        from echokernel.context import ClientContext
+
+        if not isinstance(self._node.context, ClientContext):
+            raise AttributeError("this session belongs to a server; it has server_ctx")
+        return self._node.context
+
+    def __repr__(self) -> str:
+        host, port = self.peer_addr
+        return f"<Session {self.id} with {host}:{port}{'' if self.closed is None else ', closed'}>"
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value with the session."""
+        self._data[key] = value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return what was kept under ``key``."""
+        return self._data.get(key, default)
+
+    def remove(self, key: str) -> Any:
+        """Forget what was kept under ``key``, and return it; None where nothing was."""
+        return self._data.pop(key, None)
+
+    def stats(self) -> Mapping[str, int | float]:
+        """Return counters: frames, open requests, what was dropped, and the transport's own."""
+        channel = self._channel
+        return {
+            "frames_sent": channel.sent,
+            "frames_received": channel.received,
+            "frames_late": channel.late,
+            "open_requests": channel.open_calls,
+            "open_peer_requests": channel.open_peer_calls,
+            "outbox_bytes": channel.outbox_size,
+            "unknown_events": self._serving.unknown_events,
+            "unknown_methods": self._serving.unknown_methods,
+            **self._connection.stats(),
+        }
+
+    # --- talking -----------------------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        method: str,
+        value: Any = None,
+        *,
+        timeout: float | None = None,
+        returns: Any = Any,
+        idempotent: bool = False,
+    ) -> Any:
+        """Call a method of the peer and return its result.
+
+        ``value``: the one parameter, a tuple for several, None for none. ``timeout``: seconds, 0 for no deadline, None
+        for the node's default; a request made inside a handler never outlives the one that is handled. ``returns``: the
+        type to check the result against and to build. ``idempotent``: running it twice does no harm, so a lost connection
+        is a ConnectionClosed that may be tried again, not an OutcomeUnknown.
+
+        Raises MethodNotFound, InvalidArgument, HandlerError, RequestTimeout, OutcomeUnknown, ConnectionClosed and
+        whatever else the peer's handler raised. Cancelled, the handler at the peer is cancelled too.
+        """
+        try:
+            head = self._heads[method]
+            payload = self._encoders[value.__class__](value)
+        except KeyError:
+            head = self._head(method)
+            payload = self._encoder(value)(value)
+        if self.closed is not None or self._draining:
+            raise self._end_error()
+        explicit = timeout is not None
+        flags, answer = await self._calls.request(
+            method, head, payload, timeout if timeout is not None else self.limits.default_timeout, explicit, idempotent
+        )
+        if flags & _ERROR:
+            info = ErrorInfo.decode(answer)
+            raise error_from_code(info.code, info.message, info.details)
+        try:
+            decode = self._decoders[returns, flags]
+        except (KeyError, TypeError):
+            decode = self._decoder(returns, flags)
+        return decode(answer)
+
+    async def emit(self, event: str, value: Any = None) -> None:
+        """Send an event. Returns once it is on its way; waits while the peer is an event window behind.
+
+        Raises SerializationError, InvalidArgument, ConnectionClosed.
+        """
+        try:
+            head = self._heads[event]
+            payload = self._encoders[value.__class__](value)
+        except KeyError:
+            head = self._head(event)
+            payload = self._encoder(value)(value)
+        if self.closed is not None or self._draining:
+            raise self._end_error()
+        await self._calls.emit(event, head, payload)
+
+    async def create_stream(self, name: str) -> StreamSender:
+        """Open a stream to the peer's handler of that name. A refusal shows when sending.
+
+        Raises InvalidArgument for a name that is not valid, ConnectionClosed.
+        """
+        head = self._head(name)[:-1] + b"\x00"
+        if self.closed is not None or self._draining:
+            raise self._end_error()
+        send = await self._connection.open_uni_stream()
+        flow_id = self._channel.open_flow(head, b"")
+        sender = self._senders[flow_id] = StreamSender(self, name, flow_id, send)
+        self._link.wake()
+        try:
+            await send.write(Prelude(StreamKind.FLOW, (flow_id, 0)).encode())
+        except BaseException:
+            sender.abort()
+            raise
+        return sender
+
+    async def ping(self, timeout: float = 10.0) -> float:
+        """Return the time that a round trip to the peer's kernel takes now, in seconds. Raises RequestTimeout."""
+        if self.closed is not None:
+            raise self._end_error()
+        self._ping_number += 1
+        number = self._ping_number
+        future = self._pings[number] = self._tasks.future()
+        started = self._tasks.now()
+        self._channel.ping(number)
+        self._link.wake()
+        try:
+            with anyio.fail_after(timeout):
+                return (await future) - started
+        except TimeoutError:
+            raise RequestTimeout(f"no answer to a ping within {timeout:g} s") from None
+        finally:
+            self._pings.pop(number, None)
+
+    async def close(self, code: int = Code.OK, reason: str = "") -> None:
+        """End the session: what was sent before still arrives, what waits fails. Never raises; once is enough."""
+        if self.closed is None:
+            try:
+                with anyio.move_on_after(2.0):
+                    await self._link.drain()
+            except ConnectionClosed:
+                pass
+        await self._connection.close(code, reason)
+
+    # --- the life of a session ---------------------------------------------------------------------------------
+
+    async def run(self, opened: Future[None]) -> None:
+        """Serve the session until it is over; ``opened`` gets its result when it can be used. Never raises."""
+        async with open_tasks() as tasks:
+            self._tasks = tasks
+            link = self._link = Link(self._channel, self._connection, self._send, tasks, self.limits.outbox)
+            self._bodies = Bodies(self._connection, tasks, self._violated)
+            self._calls = Calls(link, self._bodies, self.peer, tasks)
+            methods = self._node.methods.bind(self._serializers[1:])
+            self._serving = Serving(self, link, self._bodies, methods, self._node.middleware, self.peer, tasks)
+            self._streams = methods.streams
+            tasks.start(link.pump, name="session pump")
+            tasks.start(self._accept_uni, name="session streams")
+            tasks.start(self._accept_bi, name="session calls")
+            tasks.start(self._tell_connected, name="on_connect")
+            link.wake()  # a hello's answer may wait
+            opened.set_result(None)
+            try:
+                self._end(await self._receive())
+            finally:
+                if self.closed is None:
+                    self._end(ConnectionClosed("the session was cancelled", code=Code.CANCELLED))
+
+    async def _receive(self) -> EchoError:
+        """The receive loop. Returns why it ended."""
+        try:
+            self._act(self._received)
+            while True:
+                data = await self._recv.read()
+                if not data:
+                    self._channel.end_of_stream()
+                    return await self._await_close()
+                self._act(self._channel.receive(data))
+        except ProtocolViolation as violation:
+            return await self._close_for(violation)
+        except ConnectionClosed as error:
+            return error
+        except Exception as error:  # a fault of ours; the peer must not wait for ever
+            logger.error("session %s: %s in the receive loop", self.id, type(error).__name__, exc_info=error)
+            await self._connection.close(Code.INTERNAL, "internal error")
+            return ConnectionClosed("an internal error ended the session", code=Code.INTERNAL)
+
+    async def _await_close(self) -> EchoError:
+        """The peer has finished the channel; it may close the connection itself, but not stay without one."""
+        with anyio.move_on_after(2.0):
+            error = await self._connection.wait_closed()
+            return error if isinstance(error, EchoError) else ConnectionClosed(str(error))
+        return await self._close_for(ProtocolViolation("the channel was finished, and the connection left open"))
+
+    async def _close_for(self, violation: ProtocolViolation) -> EchoError:
+        logger.warning("session %s: closed, the peer broke the protocol: %s", self.id, violation)
+        await self._connection.close(violation.code, str(violation), drain=0.2)
+        return ProtocolError(f"the peer broke the protocol, and was closed: {violation}", code=violation.code)
+
+    def _act(self, frames: list[Received]) -> None:
+        now = self._tasks.now()
+        held = self._held
+        serving = self._serving
+        for frame in frames:
+            message_type, request_id, method, flags, payload = frame
+            if message_type == _RESPONSE:
+                self._calls.on_response(request_id, flags, payload)
+            elif held is not None:  # on_connect has not returned yet
+                held.append(frame)
+            elif message_type == _REQUEST:
+                serving.on_request(request_id, method, flags, payload, now)
+            elif message_type == _EVENT:
+                serving.on_event(method, flags, payload, now)
+            else:
+                self._on_stream(request_id, method, flags, payload)
+        self._after_batch(now)
+
+    def _after_batch(self, now: float) -> None:
+        self._calls.wake_waiting()
+        channel = self._channel
+        if channel.has_data:
+            self._link.wake()
+        for number in channel.take_pongs():
+            future = self._pings.get(number)
+            if future is not None and not future.done():
+                future.set_result(now)
+        if channel.goaway is not None and not self._draining:
+            self._draining = True
+        if channel.goaway is not None:
+            error = ConnectionClosed(
+                f"the peer is going away{': ' + channel.goaway.reason if channel.goaway.reason else ''}; this was never run",
+                code=Code.GOING_AWAY,
+                by_peer=True,
+            )
+            self._calls.fail_above(channel.goaway.last, error)
+
+    async def _tell_connected(self) -> None:
+        try:
+            for callback in self._node.on_connect:
+                result = callback(self._node.subject(self))
+                if inspect.isawaitable(result):
+                    await result
+        except Exception as error:
+            logger.error("on_connect failed, the session is closed: %s", type(error).__name__, exc_info=error)
+            self._tasks.start(self._connection.close, Code.INTERNAL, "on_connect failed")
+            return
+        held, self._held = self._held, None
+        self._act(held or [])
+
+    async def _tell_disconnected(self) -> None:
+        for callback in self._node.on_disconnect:
+            try:
+                result = callback(self._node.subject(self))
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:
+                logger.error("on_disconnect failed: %s", type(error).__name__, exc_info=error)
+
+    def _end(self, error: EchoError) -> None:
+        """Everything that waits learns at once that the session is over."""
+        if self.closed is not None:
+            return
+        self.closed = error
+        self._link.fail(error)
+        self._calls.fail(error)
+        self._bodies.fail(error)
+        self._serving.close()
+        for future in self._pings.values():
+            if not future.done():
+                future.set_exception(error)
+        for receiver in self._receivers.values():
+            receiver._fail(error)
+        for sender in self._senders.values():
+            sender._stopped(error)
+
+    def _end_error(self) -> EchoError:
+        if self.closed is not None:
+            return self.closed
+        reason = self._channel.goaway.reason if self._channel.goaway else "this node stops"
+        return ConnectionClosed(f"nothing new is accepted: {reason}", code=Code.GOING_AWAY, by_peer=self._channel.goaway is not None)
+
+    def _violated(self, violation: ProtocolViolation) -> None:
+        """Something beside the channel broke the protocol: close, from a task that may."""
+        logger.warning("session %s: closed, the peer broke the protocol: %s", self.id, violation)
+        self._tasks.start(self._connection.close, violation.code, str(violation))
+
+    async def drain(self, reason: str, retry_after: float = 0.0) -> None:
+        """Tell the peer that we stop, let everything open finish, and close. Cancel it to close at once."""
+        self._draining = True
+        try:
+            after = int(retry_after * 1000)
+            self._channel.go_away(GoAway(code=Code.GOING_AWAY, retry_after=after, reason=reason))
+            self._link.wake()
+            await self.ping(2.0)  # what the peer sent before it knew is here after a round trip
+            last = self._channel.last_peer_id
+            self._channel.go_away(GoAway(last=last, code=Code.GOING_AWAY, retry_after=after, reason=reason))
+            self._link.wake()
+            while self._channel.open_peer_calls or not self._serving.is_idle or self._receivers or self._channel.open_calls:
+                await anyio.sleep(0.02)
+            await self._link.drain()
+        except EchoError:
+            pass  # it is gone already, or does not answer
+        await self._connection.close(Code.GOING_AWAY, reason)
+
+    # --- streams -----------------------------------------------------------------------------------------------
+
+    async def _accept_uni(self) -> None:
+        try:
+            while True:
+                recv = await self._connection.accept_uni_stream()
+                self._tasks.start(self._take_stream, recv, None, name="stream")
+        except ConnectionClosed:
+            return
+
+    async def _accept_bi(self) -> None:
+        try:
+            while True:
+                send, recv = await self._connection.accept_bi_stream()
+                self._tasks.start(self._take_stream, recv, send, name="stream")
+        except ConnectionClosed:
+            return
+
+    async def _take_stream(self, recv: RecvStream, send: SendStream | None) -> None:
+        """Read a new stream's prelude and hand it on; one that is not understood is refused alone."""
+        data = b""
+        try:
+            with anyio.fail_after(PRELUDE_SECONDS):
+                while (found := take_prelude(data)) is None:
+                    more = await recv.read()
+                    if not more:
+                        raise ProtocolViolation("a stream ended within its prelude", code=Code.TRUNCATED)
+                    data += more
+            prelude, rest = found
+            if prelude.kind is StreamKind.BODY and send is None:
+                self._bodies.arrived(prelude.numbers[0], recv, rest)
+            elif prelude.kind is StreamKind.FLOW and send is None:
+                self._take_flow(prelude.numbers[0], recv, rest)
+            elif prelude.kind is StreamKind.CALL and send is not None:
+                _refuse(recv, send, Code.UNIMPLEMENTED)
+            else:
+                raise ProtocolViolation(f"a {prelude.kind.name.lower()} stream where none may be")
+        except (UnknownKind, TimeoutError):
+            _refuse(recv, send, Code.UNKNOWN_KIND)
+        except ProtocolViolation as violation:
+            _refuse(recv, send, violation.code)
+            self._violated(violation)
+        except ConnectionClosed:
+            return
+
+    def _take_flow(self, flow_id: int, recv: RecvStream, rest: bytes) -> None:
+        receiver = self._receivers.get(flow_id)
+        if receiver is not None:
+            receiver._attach(recv, rest)
+        elif flow_id <= self._channel.last_peer_id or len(self._early) >= HELD_FLOWS:
+            recv.stop(Code.CANCELLED)  # over already, or refused
+        else:
+            self._early[flow_id] = recv, rest
+            self._tasks.call_at(self._tasks.now() + HELD_SECONDS, self._forget_early, flow_id)
+
+    def _forget_early(self, flow_id: int) -> None:
+        entry = self._early.pop(flow_id, None)
+        if entry is not None:
+            entry[0].stop(Code.CANCELLED)
+
+    def _on_stream(self, flow_id: int, method: str, flags: int, payload: Any) -> None:
+        kind = flags & KIND_MASK
+        sender = self._senders.pop(flow_id, None)
+        if sender is not None:
+            sender._stopped(_stop_reason(sender.name, kind, payload))
+        elif kind == 0:
+            self._open_receiver(flow_id, method)
+        elif (receiver := self._receivers.get(flow_id)) is not None:
+            if kind == _END:
+                receiver._ended(_frame_count(payload))
+            else:
+                receiver._aborted(ErrorInfo.decode(payload))
+
+    def _open_receiver(self, flow_id: int, method: str) -> None:
+        early = self._early.pop(flow_id, None)
+        handler = self._streams.get(method)
+        refusal = None
+        if handler is None:
+            refusal = ErrorInfo(Code.UNIMPLEMENTED, f"no stream {method!r} here")
+        elif len(self._receivers) >= self.limits.max_streams:
+            refusal = ErrorInfo(Code.RESOURCE_EXHAUSTED, f"{self.limits.max_streams} streams are open already")
+        if refusal is not None:
+            if early is not None:
+                early[0].stop(Code.CANCELLED)
+            self._channel.stop_flow(flow_id, refusal)
+            self._link.wake()
+            return
+        receiver = self._receivers[flow_id] = StreamReceiver(self, method, flow_id)
+        if early is not None:
+            receiver._attach(*early)
+        self._tasks.start(self._serve_stream, handler, receiver, name=method)
+
+    async def _serve_stream(self, handler: Any, receiver: StreamReceiver) -> None:
+        try:
+            await handler(self, receiver)
+        except ConnectionClosed:
+            logger.debug("stream %s: it ended early", receiver.name)
+        except Exception as error:
+            logger.error("stream %s: the handler failed: %s", receiver.name, type(error).__name__, exc_info=error)
+        finally:
+            receiver._close()
+            self._receivers.pop(receiver.id, None)
+
+    def _end_flow(self, flow_id: int, frames: int) -> None:
+        self._senders.pop(flow_id, None)
+        self._channel.end_flow(flow_id, frames)
+        self._link.wake()
+
+    def _abort_flow(self, flow_id: int, error: ErrorInfo) -> None:
+        self._senders.pop(flow_id, None)
+        self._channel.abort_flow(flow_id, error)
+        self._link.wake()
+
+    def _stop_flow(self, flow_id: int) -> None:
+        self._channel.stop_flow(flow_id)
+        self._link.wake()
+
+    # --- codecs, made once per method and type -----------------------------------------------------------------
+
+    def _head(self, method: str) -> bytes:
+        head = self._heads.get(method)
+        if head is None:
+            try:
+                check_method(method)
+            except ValueError as error:
+                raise InvalidArgument(str(error)) from None
+            head = encode_method(method, self._slot << SLOT_SHIFT)
+            if len(self._heads) < 1024:
+                self._heads[method] = head
+        return head
+
+    def _encoder(self, value: Any) -> Any:
+        kind = value.__class__
+        encode = self._encoders.get(kind)
+        if encode is None:
+            encode = self.serializer.codec(kind if _has_schema(kind) else Any).encode
+            if len(self._encoders) < 1024:
+                self._encoders[kind] = encode
+        return encode
+
+    def _decoder(self, returns: Any, flags: int) -> Any:
+        slot = (flags >> SLOT_SHIFT) & 3
+        if slot >= len(self._serializers):
+            raise ProtocolError(f"the answer uses serializer slot {slot}, which was not agreed in the hello")
+        decode = self._serializers[slot].codec(returns).decode
+        try:
+            if len(self._decoders) < 1024:
+                self._decoders[returns, flags] = decode
+        except TypeError:
+            pass  # an annotation that cannot be hashed
+        return decode
+
+
+def _has_schema(kind: type) -> bool:
+    """Whether the class itself says what its values look like."""
+    return hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__")
+
+
+def _refuse(recv: RecvStream, send: SendStream | None, code: int) -> None:
+    recv.stop(code)
+    if send is not None:
+        send.reset(code)
+
+
+def _frame_count(payload: Any) -> int:
+    try:
+        count, end = take_varint(payload, 0)
+    except (Truncated, Malformed, TypeError) as error:
+        raise ProtocolViolation("a stream's END without the number of its frames") from error
+    if end != len(payload):
+        raise ProtocolViolation("a stream's END with more than the number of its frames")
+    return count
+
+
+def _stop_reason(name: str, kind: int, payload: Any) -> EchoError:
+    if kind == _ERROR:
+        info = ErrorInfo.decode(payload)
+        return error_from_code(info.code, f"stream {name!r} was refused: {info.message}", info.details)
+    return StreamStopped(Code.CANCELLED)

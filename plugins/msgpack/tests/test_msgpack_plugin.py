@@ -1,0 +1,35 @@
+"""The plugin as the kernel sees it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+from echokernel.registry import Registry
+from echokernel.serializer import Serializer
+from echokernel_msgpack import MsgpackSerializer, plugin
+
+
+def test_the_hook_registers_one_serializer() -> None:
+    registry = Registry()
+    registry.enter("msgpack")
+    plugin.echokernel_serializers(registry)
+    registered = registry.serializers["msgpack"]
+    assert registered.plugin == "msgpack"
+    assert isinstance(registered.value, MsgpackSerializer)
+    assert isinstance(registered.value, Serializer)
+
+
+def test_the_entry_point_is_the_plugin_module() -> None:
+    found = [entry for entry in entry_points(group="echokernel.plugins.v1") if entry.name == "msgpack"]
+    if not found:
+        pytest.skip("echokernel-msgpack is on the path without being installed")
+    assert [entry.load() for entry in found] == [plugin]
+
+
+def test_importing_the_plugin_does_not_import_pydantic() -> None:
+    code = "import sys, echokernel_msgpack.plugin; print(sorted({'pydantic', 'asyncio', 'anyio'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

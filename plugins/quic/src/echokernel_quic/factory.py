@@ -1,0 +1,56 @@
+"""aioquic's configuration, made from ours: what is off stays off here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioquic.quic.configuration import QuicConfiguration
+
+from echokernel_quic.config import ALPN, MIN_DATAGRAM_SIZE, QuicConfig
+from echokernel_quic.engine import Engine
+
+if TYPE_CHECKING:
+    from echokernel_quic.identity import Identity
+    from echokernel_quic.trust import TrustPolicy
+
+MAX_DATAGRAM_FRAME = 16_384  # bytes; what we take, larger than any packet of ours
+IDLE_TIMEOUTS = 10 / 4.5  # QUIC's own idle timeout, in keepalive limits: it only catches what the keepalive cannot see
+
+__all__ = ["make_engine"]
+
+
+def make_engine(
+    config: QuicConfig,
+    *,
+    reset_key: bytes,
+    loopback: bool,
+    identity: Identity | None = None,
+    policy: TrustPolicy | None = None,
+    server_name: str | None = None,
+    alpn: str = ALPN,
+    original_destination_connection_id: bytes | None = None,
+    retry_source_connection_id: bytes | None = None,
+) -> Engine:
+    """Return the engine of an acceptor (with an identity) or of a dialer (with a policy)."""
+    configuration = QuicConfiguration(
+        alpn_protocols=[alpn],
+        congestion_control_algorithm=config.congestion_control.value,
+        idle_timeout=config.keepalive * IDLE_TIMEOUTS,
+        is_client=identity is None,
+        max_datagram_size=config.max_datagram_size or MIN_DATAGRAM_SIZE,
+        max_datagram_frame_size=MAX_DATAGRAM_FRAME,
+        server_name=server_name,
+    )
+    if identity is not None:
+        configuration.certificate = identity.certificate
+        configuration.certificate_chain = list(identity.chain)
+        configuration.private_key = identity.key
+    return Engine(
+        configuration=configuration,
+        reset_key=reset_key,
+        policy=policy,
+        max_streams=config.max_streams,
+        loopback=loopback,
+        original_destination_connection_id=original_destination_connection_id,
+        retry_source_connection_id=retry_source_connection_id,
+    )

@@ -1,0 +1,115 @@
+"""The transport: listens and connects, and nothing before that."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from echokernel.addresses import Address
+from echokernel.errors import ConfigError, TransportError
+from echokernel.tasks import TaskScope
+from echokernel.transport import Connection, Listener, Transport
+from echokernel_quic.config import QuicConfig
+
+logger = logging.getLogger("echokernel.quic")
+
+__all__ = ["QuicTransport"]
+
+
+class QuicTransport(Transport):
+    """QUIC with the settings of a :class:`QuicConfig`; without one, a self-signed identity and verified servers."""
+
+    def __init__(self, config: QuicConfig | None = None) -> None:
+        self._config = (config or QuicConfig()).checked()
+        self._warned = False
+
+    def __repr__(self) -> str:
+        return "QuicTransport()"
+
+    async def listen(self, address: Address, tasks: TaskScope) -> Listener:
+        from echokernel_quic.identity import load_identity
+        from echokernel_quic.listener import QuicListener
+        from echokernel_quic.udp import open_listening
+
+        identity = load_identity(self._config.certificate, self._config.key)
+        family, target = (await _resolve(address))[0]
+        return QuicListener(address, open_listening(address, target[0], family), self._config, identity, tasks)
+
+    async def connect(self, address: Address, tasks: TaskScope) -> Connection:
+        from echokernel_quic.dialer import Dialer
+        from echokernel_quic.udp import open_connected
+
+        if address.port == 0:
+            raise TransportError(f"cannot connect to {address}: port 0 names no server", retryable=False)
+        policy = self._policy(address)
+        problem: TransportError | None = None
+        for family, target in await _resolve(address):
+            try:
+                sock = open_connected(address, target, family)
+                return await Dialer(address, sock, target, self._config, policy, tasks).handshake()
+            except TransportError as error:
+                problem = error
+                if not error.retryable:  # somebody answered
+                    break
+        assert problem is not None
+        raise problem
+
+    def _policy(self, address: Address) -> Any:
+        from echokernel_quic.identity import own_fingerprint
+        from echokernel_quic.trust import TrustPolicy
+
+        config = self._config
+        if not config.verify and not self._warned:
+            self._warned = True
+            logger.warning(
+                "certificate verification is off: whoever stands between us and %s can read and change everything; "
+                "pin the server's key with fingerprint= instead",
+                address,
+            )
+        if config.ca is not None:
+            _check_authorities(config.ca)
+        alone = config.verify and not config.fingerprints and config.ca is None
+        return TrustPolicy(
+            pins=config.fingerprints,
+            own=own_fingerprint() if alone and address.is_loopback else None,
+            ca=config.ca,
+            name=config.server_name or address.host,
+            verify=config.verify,
+        )
+
+
+def _check_authorities(path: str) -> None:
+    from cryptography import x509
+
+    try:
+        x509.load_pem_x509_certificates(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"ca {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"ca {path}: no PEM certificates in this file") from error
+
+
+async def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:
+    """Return family and socket address of every way to reach a host; IPv4 first for ``localhost``."""
+    try:
+        number = ipaddress.ip_address(address.host)
+    except ValueError:
+        pass
+    else:
+        if number.version == 4:
+            return [(socket.AF_INET, (address.host, address.port))]
+        if "%" not in address.host:
+            return [(socket.AF_INET6, (address.host, address.port, 0, 0))]
+    try:
+        found = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        raise TransportError(f"no address is known for the host of {address}: {error.strerror or error}") from error
+    ways = [(int(family), tuple(target)) for family, _, _, _, target in found]
+    if address.host == "localhost":
+        ways.sort(key=lambda way: way[0] != socket.AF_INET)
+    return list(dict.fromkeys(ways))

@@ -1,0 +1,283 @@
+"""Frames: the unit of the wire, and the incremental decoder.
+
+::
+
+    Header = message_type: varint · request_id: u64 · method: str · flags: u8
+    Frame  = Header · payload: bytes
+    stream = kind: varint · prelude · (u32 big-endian length · Frame)…
+
+All integers are postcard varints, except ``flags``, one plain byte.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import Final
+
+from echokernel_protocol.codes import Code
+from echokernel_protocol.errors import ProtocolViolation
+from echokernel_protocol.postcard import Malformed, Truncated, encode_bytes, encode_varint, take_varint
+
+MAX_REQUEST_ID: Final = (1 << 53) - 1
+MAX_METHOD: Final = 128
+FRAME_OVERHEAD: Final = 1024
+"""What a frame may be longer than ``max_frame``: its header, and the stamp of stream data, never count."""
+
+_METHOD = re.compile(r"[A-Za-z0-9_.$/-]{1,128}")
+_LENGTH = Struct(">I")
+_KNOWN_NAMES = 1024  # names remembered as checked; a peer that invents more is checked each time
+
+
+class MessageType(IntEnum):
+    """What a frame is."""
+
+    REQUEST = 0
+    RESPONSE = 1
+    EVENT = 2
+    STREAM = 3
+
+
+class Flags(IntFlag):
+    """The bits of ``flags``. 0x80 must be 0; 0x30 is the serializer's slot."""
+
+    NONE = 0
+    ERROR = 0x01
+    CANCEL = 0x02
+    END = 0x04
+    METADATA = 0x08
+    BODY = 0x40
+
+
+SLOT_MASK: Final = 0x30
+SLOT_SHIFT: Final = 4
+KIND_MASK: Final = 0x07
+"""ERROR, CANCEL and END: at most one of them is set, and it says what kind of its type the frame is."""
+
+# (message type, flags & KIND_MASK): everything that may travel. docs/wire.md draws its table from this one.
+LEGAL: Final = frozenset(
+    {
+        (MessageType.REQUEST, 0),
+        (MessageType.REQUEST, Flags.END),
+        (MessageType.REQUEST, Flags.CANCEL),
+        (MessageType.RESPONSE, 0),
+        (MessageType.RESPONSE, Flags.END),
+        (MessageType.RESPONSE, Flags.ERROR),
+        (MessageType.EVENT, 0),
+        (MessageType.STREAM, 0),
+        (MessageType.STREAM, Flags.END),
+        (MessageType.STREAM, Flags.CANCEL),
+        (MessageType.STREAM, Flags.ERROR),
+    }
+)
+
+# The same table as one list, looked up for every frame: [message_type << 8 | flags].
+_LEGAL_BYTES: Final = [
+    flags & 0x80 == 0 and (message_type, flags & KIND_MASK) in LEGAL for message_type in range(4) for flags in range(256)
+]
+
+RawFrame = tuple[int, int, str, int, bytes]
+"""A frame on the hot path: message type, request id, method, flags, payload."""
+
+
+@dataclass(slots=True)
+class Header:
+    """Where a frame belongs."""
+
+    message_type: MessageType
+    request_id: int
+    """0 for events; otherwise odd from the dialer, even from the acceptor, below 2^53."""
+    method: str
+    """Name of the RPC, event or stream; empty after an id's first frame."""
+    flags: int = 0
+
+    @property
+    def slot(self) -> int:
+        """The serializer's slot, 0 to 3; 0 is raw bytes."""
+        return (self.flags & SLOT_MASK) >> SLOT_SHIFT
+
+
+@dataclass(slots=True)
+class Frame:
+    """Header and payload."""
+
+    header: Header
+    payload: bytes
+
+    def encode(self) -> bytes:
+        """Return the frame as postcard, without the length that stands before it on a stream."""
+        header = self.header
+        return encode_frame(
+            header.message_type, header.request_id, encode_method(header.method, header.flags), self.payload
+        )[4:]
+
+    @classmethod
+    def decode(cls, data: bytes) -> Frame:
+        """Return the frame that ``data`` holds, exactly. Raises ProtocolViolation."""
+        message_type, request_id, method, flags, payload = decode_frame(data, 0, len(data), {})
+        return cls(Header(MessageType(message_type), request_id, method, flags), payload)
+
+    def __repr__(self) -> str:  # a payload never reaches a log line
+        header = self.header
+        return (
+            f"<Frame {header.message_type.name} id={header.request_id} method={header.method!r} "
+            f"flags={header.flags:#04x} payload={len(self.payload)} bytes>"
+        )
+
+
+def check_method(method: str) -> None:
+    """Raise ValueError unless ``method`` is 1 to 128 characters of ``[A-Za-z0-9_.$/-]``."""
+    if not _METHOD.fullmatch(method):
+        raise ValueError(f"method name {method[:150]!r}: wanted 1 to {MAX_METHOD} characters of A-Z a-z 0-9 _ . $ / -")
+
+
+def encode_method(method: str, flags: int = 0) -> bytes:
+    """Return the second half of a header, ``method · flags``; made once per method and kept."""
+    name = method.encode("ascii")
+    return encode_varint(len(name)) + name + bytes((flags,))
+
+
+def encode_frame(message_type: int, request_id: int, method_and_flags: bytes, payload: bytes) -> bytes:
+    """Return one frame as it stands on a stream, its length before it."""
+    head = encode_varint(request_id) + method_and_flags + encode_varint(len(payload))
+    return _LENGTH.pack(1 + len(head) + len(payload)) + bytes((message_type,)) + head + payload
+
+
+def decode_frame(data: bytes, start: int, end: int, names: dict[bytes, str]) -> RawFrame:
+    """Return the frame in ``data[start:end]``. ``names`` remembers checked names. Raises ProtocolViolation."""
+    try:
+        message_type = data[start]
+        if message_type > 3:
+            raise ProtocolViolation(f"message type {message_type} is unknown; known are 0 to 3")
+        position = start + 1
+        request_id = data[position]
+        position += 1
+        if request_id > 127:
+            request_id, position = take_varint(data, position - 1, maximum=MAX_REQUEST_ID)
+        length = data[position]
+        position += 1
+        if length > 127:
+            length, position = take_varint(data, position - 1)
+        raw = data[position : position + length]
+        method = names.get(raw)
+        if method is None:
+            method = _check_name(raw, length, names)
+        position += length
+        flags = data[position]
+        position += 1
+        if not _LEGAL_BYTES[message_type << 8 | flags]:
+            raise ProtocolViolation(
+                f"flags {flags:#04x} mean nothing on a {MessageType(message_type).name.lower()} frame of this version"
+            )
+        length = data[position]
+        position += 1
+        if length > 127:
+            length, position = take_varint(data, position - 1)
+        if position + length != end or end > len(data):
+            raise ProtocolViolation("a frame's payload does not end where the frame ends")
+        return message_type, request_id, method, flags, data[position:end]
+    except (Truncated, IndexError) as error:
+        raise ProtocolViolation("a frame is shorter than its header says") from error
+    except Malformed as error:
+        raise ProtocolViolation(f"a frame's header is not valid: {error}") from error
+
+
+def _check_name(raw: bytes, length: int, names: dict[bytes, str]) -> str:
+    if length > MAX_METHOD:
+        raise ProtocolViolation(f"a method name of {length} bytes; the limit is {MAX_METHOD}", code=Code.LIMIT_EXCEEDED)
+    if len(raw) != length:
+        raise Truncated
+    try:
+        method = raw.decode("ascii")
+        if method:
+            check_method(method)
+    except ValueError as error:
+        raise ProtocolViolation("a method name has characters other than A-Z a-z 0-9 _ . $ / -") from error
+    if len(names) < _KNOWN_NAMES:
+        names[raw] = method
+    return method
+
+
+class FrameDecoder:
+    """Bytes of one stream in, frames out. Holds at most one frame's bytes and what arrived behind it.
+
+    ``limit`` is the longest frame accepted, in bytes; its length is judged before its bytes are waited for.
+    """
+
+    __slots__ = ("_chunks", "_names", "_needed", "_size", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._needed = 4
+        self._names: dict[bytes, str] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every byte so far belongs to a frame that was returned; else the stream cannot end here."""
+        return self._size == 0
+
+    def feed(self, data: bytes) -> list[RawFrame]:
+        """Return the frames that ``data`` completes. Raises ProtocolViolation; the stream is then beyond repair."""
+        size = self._size + len(data)
+        if self._chunks:
+            self._chunks.append(data)
+            self._size = size
+            if size < self._needed:
+                return []
+            data = b"".join(self._chunks)
+            self._chunks = []
+        frames: list[RawFrame] = []
+        position = 0
+        needed = 4
+        names = self._names
+        unpack = _LENGTH.unpack_from
+        while size - position >= 4:
+            (length,) = unpack(data, position)
+            if length > self.limit:
+                raise ProtocolViolation(
+                    f"a frame of {length:,} bytes; the limit here is {self.limit:,}", code=Code.LIMIT_EXCEEDED
+                )
+            end = position + 4 + length
+            if end > size:
+                needed = 4 + length
+                break
+            frames.append(decode_frame(data, position + 4, end, names))
+            position = end
+        self._needed = needed
+        self._size = size - position
+        if position < size:
+            self._chunks.append(data[position:] if position else data)
+        return frames
+
+
+def encode_frame_on_stream(frame: Frame) -> bytes:
+    """Return ``frame`` with its length before it."""
+    data = frame.encode()
+    return _LENGTH.pack(len(data)) + data
+
+
+__all__ = [
+    "FRAME_OVERHEAD",
+    "KIND_MASK",
+    "LEGAL",
+    "MAX_METHOD",
+    "MAX_REQUEST_ID",
+    "SLOT_MASK",
+    "SLOT_SHIFT",
+    "Flags",
+    "Frame",
+    "FrameDecoder",
+    "Header",
+    "MessageType",
+    "RawFrame",
+    "check_method",
+    "decode_frame",
+    "encode_bytes",
+    "encode_frame",
+    "encode_frame_on_stream",
+    "encode_method",
+]
