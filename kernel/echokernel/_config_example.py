@@ -14,7 +14,7 @@ from echokernel.loader import load_plugins
 from echokernel.registry import Factory, Registered
 from echokernel.settings import ConnectSettings, ListenSettings, LogSettings, field_docs, node_model
 
-__all__ = ["example"]
+__all__ = ["example", "plain"]
 
 
 def example(names: Sequence[str]) -> str:
@@ -65,7 +65,7 @@ def _settings(model: type[BaseModel], given: dict[str, Any], *, skip: type[BaseM
             lines.append(f"{key} = {toml_value(_placeholder(field.annotation))}")
         else:
             default = field.get_default(call_default_factory=True) if not _needs_data(field) else None
-            value = _plain(default)
+            value = plain(default)
             lines.append(f'# {key} = "…"  # not set' if value is None else f"# {key} = {toml_value(value)}")
     return lines
 
@@ -82,13 +82,14 @@ def _placeholder(annotation: Any) -> Any:
     return {int: 0, float: 0.0, bool: False}.get(annotation, "…")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a default as JSON-like data; None for what is not set, and for secrets."""
     if isinstance(value, BaseModel):
-        return {name: _plain(item) for name, item in value if item is not None}
+        return {name: plain(item) for name, item in value if item is not None}
     if isinstance(value, SecretStr) or value is PydanticUndefined:
         return None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

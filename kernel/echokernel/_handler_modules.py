@@ -24,7 +24,7 @@ class HandlerTrouble(Exception):
 def find_handlers(name: str, directory: Path) -> list[Any]:
     """Import ``module`` or ``module:object`` and return its handlers, in the order in which they were defined.
 
-    Modules beside the configuration file, in ``directory``, are found too, after all others: a file there that is called
+    Modules beside the configuration file, in ``directory``, are found too, after all others: a file there called
     ``types.py`` must not stand in for Python's own. Raises HandlerTrouble.
     """
     module_name, colon, attribute = name.partition(":")
@@ -35,7 +35,9 @@ def find_handlers(name: str, directory: Path) -> list[Any]:
         found = _handlers_in(module)
         if not found:
             where = getattr(module, "__file__", None) or "built in"
-            raise HandlerTrouble(f"module {module_name!r} ({where}) has no handlers; mark them with @rpc, @event or @stream")
+            raise HandlerTrouble(
+                f"module {module_name!r} ({where}) has no handlers; mark them with @rpc, @event or @stream"
+            )
         return found
     value: Any = module
     for part in attribute.split("."):
@@ -46,7 +48,9 @@ def find_handlers(name: str, directory: Path) -> list[Any]:
     handlers = list(value) if isinstance(value, list | tuple) else [value]
     for handler in handlers:
         if not (isinstance(getattr(handler, "name", None), str) and callable(getattr(handler, "handle", None))):
-            raise HandlerTrouble(f"{name!r} is no handler: it needs a name and a method handle, or one of the decorators")
+            raise HandlerTrouble(
+                f"{name!r} is no handler: it needs a name and a method handle, or one of the decorators"
+            )
     return handlers
 
 

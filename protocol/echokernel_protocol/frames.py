@@ -28,6 +28,11 @@ FRAME_OVERHEAD: Final = 1024
 
 _METHOD = re.compile(r"[A-Za-z0-9_.$/-]{1,128}")
 _LENGTH = Struct(">I")
+_HEAD_0 = Struct(">IB").pack
+_HEAD_1 = Struct(">IBB").pack
+_HEAD_2 = Struct(">IBBB").pack
+_HEAD_3 = Struct(">IBBBB").pack
+_ONE_BYTE = [bytes((value,)) for value in range(128)]
 _KNOWN_NAMES = 1024  # names remembered as checked; a peer that invents more is checked each time
 
 
@@ -141,8 +146,19 @@ def encode_method(method: str, flags: int = 0) -> bytes:
 
 def encode_frame(message_type: int, request_id: int, method_and_flags: bytes, payload: bytes) -> bytes:
     """Return one frame as it stands on a stream, its length before it."""
-    head = encode_varint(request_id) + method_and_flags + encode_varint(len(payload))
-    return _LENGTH.pack(1 + len(head) + len(payload)) + bytes((message_type,)) + head + payload
+    size = len(payload)
+    tail = method_and_flags + (_ONE_BYTE[size] if size < 128 else encode_varint(size)) + payload
+    # length, type and id in one call: this runs once per message at either end
+    if request_id < 128:
+        return _HEAD_1(2 + len(tail), message_type, request_id) + tail
+    if request_id < 16_384:
+        return _HEAD_2(3 + len(tail), message_type, request_id & 127 | 128, request_id >> 7) + tail
+    if request_id < 2_097_152:
+        return (
+            _HEAD_3(4 + len(tail), message_type, request_id & 127 | 128, request_id >> 7 & 127 | 128, request_id >> 14) + tail
+        )
+    id_bytes = encode_varint(request_id)
+    return _HEAD_0(1 + len(id_bytes) + len(tail), message_type) + id_bytes + tail
 
 
 def decode_frame(data: bytes, start: int, end: int, names: dict[bytes, str]) -> RawFrame:
@@ -155,7 +171,17 @@ def decode_frame(data: bytes, start: int, end: int, names: dict[bytes, str]) -> 
         request_id = data[position]
         position += 1
         if request_id > 127:
-            request_id, position = take_varint(data, position - 1, maximum=MAX_REQUEST_ID)
+            byte = data[position]
+            if byte < 128:
+                request_id += (byte << 7) - 128
+                position += 1
+            else:
+                third = data[position + 1]
+                if third < 128:
+                    request_id += (byte << 7) + (third << 14) - 16_512
+                    position += 2
+                else:
+                    request_id, position = take_varint(data, position - 1, maximum=MAX_REQUEST_ID)
         length = data[position]
         position += 1
         if length > 127:

@@ -10,6 +10,7 @@ from timeit import repeat
 from typing import Any
 
 import pydantic
+
 from echokernel_msgpack import MsgpackSerializer
 
 

@@ -11,13 +11,14 @@ from typing import Annotated, Any
 import msgpack
 import pydantic
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from echokernel.errors import SerializationError
 from echokernel.serializer import Codec
 from echokernel_msgpack import MsgpackSerializer, serializer
 from echokernel_msgpack.fast import compile_decoder, compile_encoder
 from echokernel_msgpack.schema import Inspected
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @dataclass

@@ -13,11 +13,12 @@ from typing import Any
 import msgpack
 import pydantic
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from echokernel.errors import SerializationError
 from echokernel_msgpack import MsgpackSerializer
 from echokernel_msgpack.wire import MAX_CONTAINERS, MAX_DEPTH, MAX_ITEMS
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @dataclass

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgpack
 import pydantic
 import pytest
+
 from echokernel.errors import SerializationError
 from echokernel_msgpack import MsgpackSerializer
 

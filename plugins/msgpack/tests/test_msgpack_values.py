@@ -15,10 +15,11 @@ from uuid import UUID
 import msgpack
 import pydantic
 import pytest
-from echokernel_msgpack import MsgpackSerializer
 from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import TypedDict
+
+from echokernel_msgpack import MsgpackSerializer
 
 T = TypeVar("T")
 NOON = datetime(2024, 5, 17, 12, 0, 0, 123456, tzinfo=UTC)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from echokernel.hookspecs import hookimpl
+from echokernel import hookimpl
 
 if TYPE_CHECKING:
-    from echokernel.registry import Registry
+    from echokernel import Registry
 
 
 @hookimpl

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import msgpack
-from echokernel.errors import SerializationError
-from echokernel.serializer import Codec, Serializer
 
+from echokernel import Codec, SerializationError, Serializer
 from echokernel_msgpack.wire import Unfit, key_step, to_wire, type_name, unpack
 
 _ODD_TYPES = 256  # annotations without a hash that are remembered; one that is made anew each time must not pile up

@@ -74,14 +74,20 @@ class QuicConfig:
             mistakes.append("congestion_control: BBR is not available yet; use Cubic (the default) or NewReno")
         size = self.max_datagram_size
         if size is not None and not MIN_DATAGRAM_SIZE <= size <= MAX_DATAGRAM_SIZE:
-            mistakes.append(f"max_datagram_size: {size} is not between {MIN_DATAGRAM_SIZE} and {MAX_DATAGRAM_SIZE:,} bytes")
+            mistakes.append(
+                f"max_datagram_size: {size} is not between {MIN_DATAGRAM_SIZE} and {MAX_DATAGRAM_SIZE:,} bytes"
+            )
         if not 1 <= self.max_streams <= 10_000:
             mistakes.append(f"max_streams: {self.max_streams} is not between 1 and 10,000")
         if not 1 <= self.keepalive <= 60:
             mistakes.append(f"keepalive: {self.keepalive} is not between 1 and 60 seconds")
         if self.key is not None and self.certificate is None:
-            mistakes.append("key: a key without its certificate; add certificate = PATH, or leave both out for self-signed")
-        mistakes += [f"fingerprint: {pin!r} is not 'sha256:' and 43 characters of base64url" for pin in self._bad_pins()]
+            mistakes.append(
+                "key: a key without its certificate; add certificate = PATH, or leave both out for self-signed"
+            )
+        mistakes += [
+            f"fingerprint: {pin!r} is not 'sha256:' and 43 characters of base64url" for pin in self._bad_pins()
+        ]
         if mistakes:
             raise ConfigError("\n".join(mistakes))
         return self

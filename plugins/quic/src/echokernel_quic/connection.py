@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aioquic.quic import events
 from aioquic.quic.packet import QuicErrorCode
-
 from echokernel.errors import ConnectionClosed, InvalidArgument
 from echokernel.tasks import TaskScope, Timer
 from echokernel.transport import Connection, PeerIdentity
 from echokernel_protocol.codes import Code
+
 from echokernel_quic.engine import Engine, is_unidirectional
 from echokernel_quic.keepalive import KeepAlive, Verdict
 from echokernel_quic.path import PathSize
@@ -61,7 +61,14 @@ class QuicConnection(Connection):
     """A connection of either end, from its first packet on."""
 
     def __init__(
-        self, engine: Engine, endpoint: Endpoint, tasks: TaskScope, *, dialer: bool, keepalive: float, handshake_deadline: float
+        self,
+        engine: Engine,
+        endpoint: Endpoint,
+        tasks: TaskScope,
+        *,
+        dialer: bool,
+        keepalive: float,
+        handshake_deadline: float,
     ) -> None:
         now = tasks.now()
         self.engine = engine
@@ -288,8 +295,10 @@ class QuicConnection(Connection):
             self._timer.cancel()
             self._timer = None
         self._backlog.clear()
-        for stream in [*self._send.values(), *self._recv.values()]:
-            stream.connection_lost()
+        for send in self._send.values():
+            send.connection_lost()
+        for recv in self._recv.values():
+            recv.connection_lost()
         waiting = [self._bi_waiters, self._uni_waiters, self._datagram_waiters, *self._openers.values()]
         for waiters in (*waiting, self._end_waiters, self._drain_waiters):
             waiters.wake_all()

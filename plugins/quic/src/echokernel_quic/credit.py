@@ -72,7 +72,11 @@ class Credit:
         raised = stream.consumed + stream.window
         if raised - stream.limit < stream.window // 2:
             return False
-        if self._established and stream.limit - received <= stream.window // 4 and received - stream.consumed <= stream.window // 2:
+        if (
+            self._established
+            and stream.limit - received <= stream.window // 4
+            and received - stream.consumed <= stream.window // 2
+        ):
             self._grow(stream)  # the peer used the window up while the reader kept up: the window was too small
             raised = stream.consumed + stream.window
         stream.limit = raised
@@ -80,7 +84,9 @@ class Credit:
 
     def due(self) -> bool:
         """Raise the connection's limit if it is time, and return whether it was raised."""
-        limit = self.consumed + (max(self._windows, STREAM_WINDOW) + NEWCOMERS if self._established else STRANGER_WINDOW)
+        limit = self.consumed + (
+            max(self._windows, STREAM_WINDOW) + NEWCOMERS if self._established else STRANGER_WINDOW
+        )
         if limit - self.limit < STEP:
             return False
         self.limit = limit

@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from echokernel.errors import ConnectionClosed, TransportError
+
 from echokernel_quic.config import ALPN
 from echokernel_quic.connection import QuicConnection
 from echokernel_quic.factory import make_engine
@@ -18,6 +19,7 @@ from echokernel_quic.waiters import Waiters
 if TYPE_CHECKING:
     from echokernel.addresses import Address
     from echokernel.tasks import TaskScope
+
     from echokernel_quic.config import QuicConfig
     from echokernel_quic.trust import TrustPolicy
 
@@ -32,7 +34,13 @@ class Dialer:
     """The endpoint of one outgoing connection."""
 
     def __init__(
-        self, address: Address, sock: socket.socket, target: Any, config: QuicConfig, policy: TrustPolicy, tasks: TaskScope
+        self,
+        address: Address,
+        sock: socket.socket,
+        target: Any,
+        config: QuicConfig,
+        policy: TrustPolicy,
+        tasks: TaskScope,
     ) -> None:
         self._address = address
         self._socket = sock

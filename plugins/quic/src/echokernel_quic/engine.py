@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aioquic import tls
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
@@ -114,7 +114,7 @@ class Engine(QuicConnection):
         self._packets_at_update = 0
         self._unacknowledged = 0
         self._ack_now = False
-        self._probe_size_answer: Callable[[bool], None] | None = None
+        self._ack_soon = False
 
     # --- what the connection asks ----------------------------------------------------------------------------------
 
@@ -201,15 +201,15 @@ class Engine(QuicConnection):
 
     def track(self, stream: QuicStream) -> StreamCredit:
         """Begin to account for what is received on this stream."""
-        entry = self.incoming.get(stream.stream_id)
+        entry = self.incoming.get(_id(stream))
         if entry is None:
-            entry = self.incoming[stream.stream_id] = StreamCredit()
+            entry = self.incoming[_id(stream)] = StreamCredit()
             self.credit.add(entry)
         return entry
 
     def consume(self, stream: QuicStream, size: int, *, more: bool = True) -> bool:
         """The program took ``size`` bytes. Return whether there is now credit to announce."""
-        entry = self.incoming.get(stream.stream_id)
+        entry = self.incoming.get(_id(stream))
         if entry is None:
             return False
         receiver = stream.receiver
@@ -221,12 +221,13 @@ class Engine(QuicConnection):
 
     def end_receiving(self, stream: QuicStream) -> bool:
         """No more bytes will be read from this stream: end of data, reset. Return whether there is credit to announce."""
-        entry = self.incoming.pop(stream.stream_id, None)
+        stream_id = _id(stream)
+        entry = self.incoming.pop(stream_id, None)
         if entry is not None:
             self.credit.end(entry, stream.receiver.highest_offset)
-        if stream.stream_id in self._gone_unread:
-            self._gone_unread.discard(stream.stream_id)
-            self._allow_another(stream.stream_id)
+        if stream_id in self._gone_unread:
+            self._gone_unread.discard(stream_id)
+            self._allow_another(stream_id)
             self._raise_connection_limit()
             return True
         return self._raise_connection_limit()
@@ -385,10 +386,15 @@ class Engine(QuicConnection):
         super()._handle_ping_frame(context, frame_type, buf)
         self._ack_now = True  # somebody measures, or doubts that we live
 
+    def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        super()._handle_stream_frame(context, frame_type, buf)
+        if frame_type & 1:
+            self._ack_soon = True  # the peer keeps the stream, and its place among the open ones, until it knows
+
     def _write_ack_frame(self, builder: QuicPacketBuilder, space: Any, now: float) -> None:
         super()._write_ack_frame(builder, space, now)
         if space.is_application_data:
-            self._ack_now = False
+            self._ack_now = self._ack_soon = False
             self._unacknowledged = 0
 
     def _on_probe_size_delivery(self, delivery: QuicDeliveryState, answer: Callable[[bool], None]) -> None:
@@ -420,7 +426,7 @@ class Engine(QuicConnection):
             handler=self._on_max_stream_data_delivery,
             handler_args=(stream,),
         )
-        buffer.push_uint_var(stream.stream_id)
+        buffer.push_uint_var(_id(stream))
         buffer.push_uint_var(stream.max_stream_data_local)
         stream.max_stream_data_local_sent = stream.max_stream_data_local
 
@@ -442,6 +448,8 @@ class Engine(QuicConnection):
         channel = next((stream for stream in ready if stream.stream_id == first), None) if first is not None else None
         if channel is not None:
             ready.remove(channel)
+        if self._ack_soon and urgent and space.ack_at is not None:
+            space.ack_at = now  # with data that leaves anyway
 
         for count in range(PASS_DATAGRAMS + 1):
             if count == PASS_DATAGRAMS:
@@ -491,7 +499,7 @@ class Engine(QuicConnection):
         finished: list[int] = []
         for stream in self._streams_queue:
             if stream.is_finished:
-                stream_id = stream.stream_id
+                stream_id = _id(stream)
                 finished.append(stream_id)
                 del self._streams[stream_id]
                 if stream_id in self.incoming:
@@ -500,7 +508,11 @@ class Engine(QuicConnection):
                     self._allow_another(stream_id)
                 continue
             sender = stream.sender
-            if stream.receiver.stop_pending or sender.reset_pending or not (sender.buffer_is_empty or stream.is_blocked):
+            if (
+                stream.receiver.stop_pending
+                or sender.reset_pending
+                or not (sender.buffer_is_empty or stream.is_blocked)
+            ):
                 ready.append(stream)
             if stream.max_stream_data_local_sent != stream.max_stream_data_local:
                 limits.append(stream)
@@ -573,6 +585,11 @@ class Engine(QuicConnection):
             except QuicPacketBuilderStop:
                 return
             pending.popleft()
+
+
+def _id(stream: QuicStream) -> int:
+    assert stream.stream_id is not None  # only CRYPTO streams have none
+    return stream.stream_id
 
 
 def is_unidirectional(stream_id: int) -> bool:

@@ -17,8 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 from echokernel.errors import ConfigError
+
 from echokernel_quic.fingerprints import fingerprint
 
 CERTIFICATE_DAYS = 825
@@ -114,7 +114,9 @@ def _load_key(path: Path) -> Any:
             if os.name == "posix":
                 mode = os.fstat(file.fileno()).st_mode
                 if mode & 0o077:
-                    raise ConfigError(f"key {path} is open to other users (mode {mode & 0o777:o}); run: chmod 600 {path}")
+                    raise ConfigError(
+                        f"key {path} is open to other users (mode {mode & 0o777:o}); run: chmod 600 {path}"
+                    )
             data = file.read()
     except OSError as error:
         raise ConfigError(f"key {path}: {error.strerror or error}") from error
@@ -161,7 +163,9 @@ def _self_sign(key: Any) -> x509.Certificate:
         .not_valid_after(now + datetime.timedelta(days=CERTIFICATE_DAYS))
         .add_extension(names, critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
         .sign(key, hashes.SHA256())
     )
 

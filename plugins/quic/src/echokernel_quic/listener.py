@@ -8,7 +8,7 @@ from collections import Counter, deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aioquic.buffer import Buffer, BufferReadError
+from aioquic._buffer import Buffer, BufferReadError
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicHeader,
@@ -18,11 +18,11 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
-
 from echokernel.addresses import Address
 from echokernel.errors import ConnectionClosed
 from echokernel.transport import Listener
 from echokernel_protocol.codes import Code
+
 from echokernel_quic.connection import QuicConnection
 from echokernel_quic.engine import CID_LENGTH
 from echokernel_quic.factory import make_engine
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import socket
 
     from echokernel.tasks import TaskScope
+
     from echokernel_quic.config import QuicConfig
     from echokernel_quic.identity import Identity
 
@@ -60,7 +61,9 @@ def is_loopback(host: str) -> bool:
 class QuicListener(Listener):
     """Listens on one socket."""
 
-    def __init__(self, address: Address, sock: socket.socket, config: QuicConfig, identity: Identity, tasks: TaskScope) -> None:
+    def __init__(
+        self, address: Address, sock: socket.socket, config: QuicConfig, identity: Identity, tasks: TaskScope
+    ) -> None:
         self._address = Address(address.scheme, address.host, sock.getsockname()[1])
         self._socket = sock
         self._config = config
@@ -98,7 +101,9 @@ class QuicListener(Listener):
     async def accept(self) -> QuicConnection:
         while not self._queue:
             if self._closed:
-                raise ConnectionClosed(f"the listener at {self._address} is closed", code=Code.GOING_AWAY, retryable=False)
+                raise ConnectionClosed(
+                    f"the listener at {self._address} is closed", code=Code.GOING_AWAY, retryable=False
+                )
             await self._waiters.wait()
         return self._queue.popleft()
 

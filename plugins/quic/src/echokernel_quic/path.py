@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from echokernel_quic.engine import Engine
 
-LOOPBACK_DATAGRAM_SIZE = 8192
+LOOPBACK_DATAGRAM_SIZE = 16_384
 SUSPICIOUS_TIMEOUTS = 2  # probe timeouts in a row, after which the size is suspected
 
 __all__ = ["LOOPBACK_DATAGRAM_SIZE", "PathSize"]

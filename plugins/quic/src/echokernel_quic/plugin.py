@@ -9,6 +9,7 @@ from echokernel.hookspecs import hookimpl
 if TYPE_CHECKING:
     from echokernel.registry import Registry
     from echokernel.transport import Transport
+
     from echokernel_quic.settings import ConnectSettings, ListenSettings
 
 

@@ -20,7 +20,8 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     congestion_control: Literal["cubic", "newreno"] = Field(
-        default="cubic", description="How fast a sender may go: cubic fills fast long paths better, newreno is the plainest."
+        default="cubic",
+        description="How fast a sender may go: cubic fills fast long paths better, newreno is the plainest.",
     )
     max_datagram_size: int | None = Field(
         default=None,

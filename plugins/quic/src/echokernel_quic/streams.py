@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from echokernel.errors import StreamClosed, StreamReset, StreamStopped
 from echokernel.transport import RecvStream, SendStream
 from echokernel_protocol.codes import Code
+
 from echokernel_quic.waiters import Waiters
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from aioquic import tls
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
-
 from echokernel.transport import PeerIdentity
+
 from echokernel_quic.fingerprints import fingerprint, is_pinned
 
 __all__ = ["CheckedContext", "TrustPolicy", "identity_of"]
@@ -79,7 +79,9 @@ def identity_of(certificate: x509.Certificate) -> PeerIdentity:
                 names.append(str(value))
     except (x509.ExtensionNotFound, ValueError):
         pass
-    return PeerIdentity(fingerprint=fingerprint(certificate), subject=certificate.subject.rfc4514_string(), names=tuple(names))
+    return PeerIdentity(
+        fingerprint=fingerprint(certificate), subject=certificate.subject.rfc4514_string(), names=tuple(names)
+    )
 
 
 class CheckedContext(tls.Context):
@@ -108,7 +110,9 @@ class CheckedContext(tls.Context):
         except tls.AlertNoApplicationProtocol as error:
             offered = ", ".join(_printable(name) for name in tls.pull_client_hello(hello).alpn_protocols or [])
             ours = ", ".join(self._alpn_protocols or [])
-            raise tls.AlertNoApplicationProtocol(f"the server speaks {ours}, the client {offered or 'no ALPN'}") from error
+            raise tls.AlertNoApplicationProtocol(
+                f"the server speaks {ours}, the client {offered or 'no ALPN'}"
+            ) from error
 
 
 def install(engine: Any, policy: TrustPolicy | None, alpn: list[str], server_name: str | None) -> CheckedContext:

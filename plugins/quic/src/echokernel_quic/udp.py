@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Iterable
@@ -64,10 +65,8 @@ def _open(family: int) -> QuietSocket:
     sock = QuietSocket(family, socket.SOCK_DGRAM)
     sock.setblocking(False)
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        try:
+        with contextlib.suppress(OSError):  # a system's upper bound: less will do
             sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_SIZE)
-        except OSError:  # a system's upper bound: less will do
-            pass
     return sock
 
 
@@ -118,10 +117,8 @@ def send_all(sock: socket.socket, datagrams: Iterable[Datagram], *, connected: b
             # reported for an earlier datagram; this one was not sent
             result = result or SendResult()
             result.refused = True
-            try:
+            with contextlib.suppress(OSError):
                 sock.send(datagram[0])
-            except OSError:
-                pass
         except OSError as error:
             result = result or SendResult()
             if error.errno == errno.ENOBUFS:
