@@ -1,4 +1,4 @@
-"""What all tests share. A plugin that is not installed has its tests left out, so that each combination can be tested."""
+"""What all tests share. A plugin that is not installed has its tests left out: each set of plugins can be tested."""
 
 from __future__ import annotations
 

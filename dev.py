@@ -4,6 +4,7 @@
 The environment is made when it is first needed, and again when a pyproject.toml changes. It is ``.venv``, or the folder
 that ECHOKERNEL_DEV_ENV names. uv is used where it is installed, otherwise venv and pip.
 """
+
 import contextlib
 import hashlib
 import os
@@ -13,7 +14,7 @@ import subprocess
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036 - that is what this line is for
-    sys.exit("echokernel needs Python 3.11 or newer; this is %d.%d (%s)" % (*sys.version_info[:2], sys.executable))
+    sys.exit("echokernel needs Python 3.11 or newer; " + sys.executable + " is " + sys.version.split()[0])
 
 import tomllib
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ BIN = ENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = ENV / "echokernel-dev.stamp"
 QUICKSTART = ROOT / "contrib" / "examples" / "quickstart" / "config.toml"
-VERSION = "%d.%d" % sys.version_info[:2]
+VERSION = ".".join(map(str, sys.version_info[:2]))
 HELP = """usage: python3 dev.py WORD [ARGUMENT ...]
 
   run       serve the quickstart; arguments go to `echokernel run`
@@ -41,10 +42,10 @@ def projects() -> list[Path]:
     return [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 
 
-def requirements() -> list[str]:
-    """Return what goes into the environment: every distribution, editable, and the development tools."""
+def requirements(level: str) -> list[str]:
+    """Return what goes into the environment: every distribution, editable, and at level ``dev`` the tools as well."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    groups, tools, waiting = table["dependency-groups"], [], ["dev"]
+    groups, tools, waiting = table["dependency-groups"], [], ["dev"] if level == "dev" else []
     while waiting:  # pip learned to read groups in 25.1; older ones are everywhere
         for entry in groups[waiting.pop()]:
             if isinstance(entry, dict):
@@ -55,16 +56,16 @@ def requirements() -> list[str]:
     return [*editable, *tools, *table["project"]["optional-dependencies"]["speed"]]
 
 
-def stamp() -> str:
+def stamp(level: str) -> str:
     """Return what the environment depends on, as text: another text means that it is out of date."""
     digest = hashlib.sha256()
     for path in projects():
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + (path / "pyproject.toml").read_bytes() + b"\0")
-    return f"{VERSION} {ROOT} {digest.hexdigest()}\n"
+        digest.update(b"%s\0%s\0" % (bytes(path.relative_to(ROOT)), (path / "pyproject.toml").read_bytes()))
+    return f"{level} {VERSION} {ROOT} {digest.hexdigest()}\n"
 
 
-def is_fresh() -> bool:
-    return PYTHON.exists() and STAMP.exists() and STAMP.read_text("utf-8") == stamp()
+def is_fresh(level: str) -> bool:
+    return PYTHON.exists() and STAMP.exists() and STAMP.read_text("utf-8") in (stamp("dev"), stamp(level))
 
 
 def call(*command: "str | Path", check: bool = True, cwd: "Path | None" = None) -> int:
@@ -96,12 +97,12 @@ def alone() -> Iterator[None]:
         yield
 
 
-def ensure() -> None:
+def ensure(level: str) -> None:
     """Make the environment, or bring it up to date."""
-    if is_fresh():
+    if is_fresh(level):
         return
     with alone():
-        if is_fresh():
+        if is_fresh(level):
             return
         uv = shutil.which("uv")
         os.environ["UV_PYTHON_DOWNLOADS"] = "never"
@@ -113,13 +114,13 @@ def ensure() -> None:
             make(uv)
         print(f"dev.py: installing into {ENV}", file=sys.stderr)
         if uv:
-            call(uv, "pip", "install", "--quiet", "--python", PYTHON, *requirements(), cwd=ROOT)
+            call(uv, "pip", "install", "--quiet", "--python", PYTHON, *requirements(level), cwd=ROOT)
         else:
             if not works(PYTHON, "-m", "pip", "--version"):
                 bootstrap()
             options = ["--quiet", "--disable-pip-version-check"]
-            call(PYTHON, "-m", "pip", "install", *options, *requirements(), cwd=ROOT)
-        STAMP.write_text(stamp(), "utf-8")
+            call(PYTHON, "-m", "pip", "install", *options, *requirements(level), cwd=ROOT)
+        STAMP.write_text(stamp(level), "utf-8")
 
 
 def make(uv: "str | None") -> None:
@@ -189,7 +190,7 @@ def main() -> int:
     if word in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
-    ensure()
+    ensure("run" if word in ("run", "echokernel") else "dev")  # serving needs no linter
     os.environ["VIRTUAL_ENV"] = str(ENV)
     os.environ["PATH"] = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
     os.environ.pop("PYTHONHOME", None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import NamedTuple
 
 __all__ = ["Index", "KeyPath", "Position", "index"]
@@ -42,8 +43,10 @@ class Index:
             self.complete = True
         self._offsets, self._inline = scanner.offsets, scanner.inline
 
-    def __contains__(self, path: KeyPath) -> bool:
-        return path in self._offsets
+    @property
+    def offsets(self) -> Mapping[KeyPath, int]:
+        """Every path that was found, with the offset of its first mention."""
+        return dict(self._offsets)
 
     def locate(self, path: KeyPath) -> Position:
         """Return where ``path`` is first written, or the nearest table around it; (1, 1) for the whole text."""

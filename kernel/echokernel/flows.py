@@ -26,6 +26,7 @@ from echokernel_protocol.timestamped import MAX_U32, Timestamped, decode_timesta
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from echokernel._flow_table import Flows
     from echokernel.session import Session
     from echokernel.tasks import Future
     from echokernel.transport import RecvStream, SendStream
@@ -39,10 +40,11 @@ _NAMELESS = b"\x00\x00"  # data frames carry no name and no flags: their payload
 class StreamSender:
     """Sends one stream. ``async with`` finishes it, or aborts it when the body raises."""
 
-    def __init__(self, session: Session, name: str, flow_id: int, send: SendStream) -> None:
+    def __init__(self, session: Session, flows: Flows, name: str, flow_id: int, send: SendStream) -> None:
         self.name = name
         self.id = flow_id
         self._session = session
+        self._flows = flows
         self._send = send
         self._seq = 0
         self._sent = 0
@@ -85,14 +87,14 @@ class StreamSender:
             raise self._error
         if not self._finished:
             self._finished = True
-            self._session._end_flow(self.id, self._sent)
+            self._flows.end(self.id, self._sent)
             await self._send.finish()
 
     def abort(self, code: int = Code.CANCELLED, message: str = "the sender gave up") -> None:
         """End early: the receiver gets an error instead of the end. Nothing happens once the stream is finished."""
         if not self._finished and self._error is None:
             self._finished = True
-            self._session._abort_flow(self.id, ErrorInfo(code, message))
+            self._flows.abort(self.id, ErrorInfo(code, message))
             self._send.reset(code)
 
     async def _hear_reason(self) -> None:
@@ -124,10 +126,11 @@ class StreamSender:
 class StreamReceiver:
     """Receives one stream: ``async for frame in stream``, or :meth:`recv`. What is not read stays with the sender."""
 
-    def __init__(self, session: Session, name: str, flow_id: int) -> None:
+    def __init__(self, session: Session, flows: Flows, name: str, flow_id: int) -> None:
         self.name = name
         self.id = flow_id
         self._session = session
+        self._flows = flows
         self._recv: RecvStream | None = None
         self._decoder = FrameDecoder(session.limits.max_frame + FRAME_OVERHEAD)
         self._ready: list[Timestamped[bytes]] = []  # in reverse: the next one is the last
@@ -198,7 +201,7 @@ class StreamReceiver:
         if self._error is None and not (self._data_ended and self._total is not None):
             if self._recv is not None:
                 self._recv.stop(Code.CANCELLED)
-            self._session._stop_flow(self.id)
+            self._flows.stop(self.id)
         self._wake()
 
     def __aiter__(self) -> StreamReceiver:

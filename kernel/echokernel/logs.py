@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 __all__ = ["configure_logging"]
@@ -21,6 +21,7 @@ def configure_logging(
     format: str = "text",
     levels: Mapping[str, str] | None = None,
     *,
+    also: Iterable[str] = (),
     stream: TextIO | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> logging.Handler:
@@ -28,6 +29,7 @@ def configure_logging(
 
     For programs that are ours, such as ``echokernel run``: handlers of the user's modules are logged alike. ``format``
     is ``text``, ``json`` or ``auto`` (text on a terminal, json elsewhere); ``levels`` holds those of single plugins.
+    ``level`` is that of echokernel and of the packages in ``also``; of everything else, warnings are logged.
     """
     stream = sys.stderr if stream is None else stream
     terminal = stream.isatty()
@@ -41,9 +43,9 @@ def configure_logging(
         root.removeHandler(old)  # called again once the configuration is known
     handler.echokernel = True  # type: ignore[attr-defined]
     root.addHandler(handler)
-    root.setLevel(level.upper())
-    # its messages are about polling and tell nobody anything
-    logging.getLogger("asyncio").setLevel(max(logging.INFO, root.level))
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+    for name in ("echokernel", *also):
+        logging.getLogger(name).setLevel(level.upper())
     for name, own in (levels or {}).items():
         logging.getLogger(f"echokernel.{name}").setLevel(own.upper())
     return handler

@@ -16,6 +16,7 @@ import anyio
 
 from echokernel._bodies import Bodies
 from echokernel._calls import Calls
+from echokernel._flow_table import Flows
 from echokernel._link import Link
 from echokernel._serving import Serving
 from echokernel.errors import (
@@ -24,25 +25,23 @@ from echokernel.errors import (
     InvalidArgument,
     ProtocolError,
     RequestTimeout,
-    StreamStopped,
     error_from_code,
 )
-from echokernel.flows import StreamReceiver, StreamSender
 from echokernel.serializer import RawSerializer
 from echokernel.tasks import open_tasks
 from echokernel_protocol.channel import Received
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
-from echokernel_protocol.frames import KIND_MASK, SLOT_SHIFT, Flags, MessageType, check_method, encode_method
+from echokernel_protocol.frames import SLOT_SHIFT, Flags, MessageType, check_method, encode_method
 from echokernel_protocol.link import GoAway
-from echokernel_protocol.postcard import Malformed, Truncated, take_varint
-from echokernel_protocol.streams import Prelude, StreamKind, UnknownKind, take_prelude
+from echokernel_protocol.streams import StreamKind, UnknownKind, take_prelude
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from echokernel._node import Node
     from echokernel.context import ClientContext, ServerContext
+    from echokernel.flows import StreamSender
     from echokernel.serializer import Serializer
     from echokernel.tasks import Future, TaskScope
     from echokernel.transport import Connection, PeerIdentity, RecvStream, SendStream
@@ -50,14 +49,11 @@ if TYPE_CHECKING:
     from echokernel_protocol.hello import Hello
 
 SessionId = NewType("SessionId", int)
-HELD_FLOWS = 64  # data streams whose open frame has not come yet; the channel is rarely a round trip behind
-HELD_SECONDS = 1.0
 PRELUDE_SECONDS = 5.0
 
 logger = logging.getLogger("echokernel.session")
 _REQUEST, _RESPONSE, _EVENT, _STREAM = (int(kind) for kind in MessageType)
 _ERROR = int(Flags.ERROR)
-_END = int(Flags.END)
 
 __all__ = ["Session", "SessionId", "SessionInfo"]
 
@@ -111,9 +107,6 @@ class Session:
         self._encoders: dict[type, Any] = {}
         self._decoders: dict[Any, Any] = {}
         self._heads: dict[str, bytes] = {}
-        self._senders: dict[int, StreamSender] = {}
-        self._receivers: dict[int, StreamReceiver] = {}
-        self._early: dict[int, tuple[RecvStream, bytes]] = {}
         self._pings: dict[int, Future[float]] = {}
         self._ping_number = 0
         self._draining = False
@@ -252,16 +245,7 @@ class Session:
         head = self._head(name)[:-1] + b"\x00"
         if self.closed is not None or self._draining:
             raise self._end_error()
-        send = await self._connection.open_uni_stream()
-        flow_id = self._channel.open_flow(head, b"")
-        sender = self._senders[flow_id] = StreamSender(self, name, flow_id, send)
-        self._link.wake()
-        try:
-            await send.write(Prelude(StreamKind.FLOW, (flow_id, 0)).encode())
-        except BaseException:
-            sender.abort()
-            raise
-        return sender
+        return await self._flows.open(name, head)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time that a round trip to the peer's kernel takes now, in seconds. Raises RequestTimeout."""
@@ -302,7 +286,7 @@ class Session:
             self._calls = Calls(link, self._bodies, self.peer, tasks)
             methods = self._node.methods.bind(self._serializers[1:])
             self._serving = Serving(self, link, self._bodies, methods, self._node.middleware, self.peer, tasks)
-            self._streams = methods.streams
+            self._flows = Flows(self, link, methods.streams, tasks)
             tasks.start(link.pump, name="session pump")
             tasks.start(self._accept_uni, name="session streams")
             tasks.start(self._accept_bi, name="session calls")
@@ -361,7 +345,7 @@ class Session:
             elif message_type == _EVENT:
                 serving.on_event(method, flags, payload, now)
             else:
-                self._on_stream(request_id, method, flags, payload)
+                self._flows.on_frame(request_id, method, flags, payload)
         self._after_batch(now)
 
     def _after_batch(self, now: float) -> None:
@@ -417,10 +401,7 @@ class Session:
         for future in self._pings.values():
             if not future.done():
                 future.set_exception(error)
-        for receiver in self._receivers.values():
-            receiver._fail(error)
-        for sender in self._senders.values():
-            sender._stopped(error)
+        self._flows.fail(error)
 
     def _end_error(self) -> EchoError:
         if self.closed is not None:
@@ -444,7 +425,7 @@ class Session:
             last = self._channel.last_peer_id
             self._channel.go_away(GoAway(last=last, code=Code.GOING_AWAY, retry_after=after, reason=reason))
             self._link.wake()
-            while self._channel.open_peer_calls or not self._serving.is_idle or self._receivers or self._channel.open_calls:
+            while self._channel.open_peer_calls or not self._serving.is_idle or self._flows.receiving or self._channel.open_calls:
                 await anyio.sleep(0.02)
             await self._link.drain()
         except EchoError:
@@ -483,7 +464,7 @@ class Session:
             if prelude.kind is StreamKind.BODY and send is None:
                 self._bodies.arrived(prelude.numbers[0], recv, rest)
             elif prelude.kind is StreamKind.FLOW and send is None:
-                self._take_flow(prelude.numbers[0], recv, rest)
+                self._flows.take_stream(prelude.numbers[0], recv, rest)
             elif prelude.kind is StreamKind.CALL and send is not None:
                 _refuse(recv, send, Code.UNIMPLEMENTED)
             else:
@@ -495,78 +476,6 @@ class Session:
             self._violated(violation)
         except ConnectionClosed:
             return
-
-    def _take_flow(self, flow_id: int, recv: RecvStream, rest: bytes) -> None:
-        receiver = self._receivers.get(flow_id)
-        if receiver is not None:
-            receiver._attach(recv, rest)
-        elif flow_id <= self._channel.last_peer_id or len(self._early) >= HELD_FLOWS:
-            recv.stop(Code.CANCELLED)  # over already, or refused
-        else:
-            self._early[flow_id] = recv, rest
-            self._tasks.call_at(self._tasks.now() + HELD_SECONDS, self._forget_early, flow_id)
-
-    def _forget_early(self, flow_id: int) -> None:
-        entry = self._early.pop(flow_id, None)
-        if entry is not None:
-            entry[0].stop(Code.CANCELLED)
-
-    def _on_stream(self, flow_id: int, method: str, flags: int, payload: Any) -> None:
-        kind = flags & KIND_MASK
-        sender = self._senders.pop(flow_id, None)
-        if sender is not None:
-            sender._stopped(_stop_reason(sender.name, kind, payload))
-        elif kind == 0:
-            self._open_receiver(flow_id, method)
-        elif (receiver := self._receivers.get(flow_id)) is not None:
-            if kind == _END:
-                receiver._ended(_frame_count(payload))
-            else:
-                receiver._aborted(ErrorInfo.decode(payload))
-
-    def _open_receiver(self, flow_id: int, method: str) -> None:
-        early = self._early.pop(flow_id, None)
-        handler = self._streams.get(method)
-        refusal = None
-        if handler is None:
-            refusal = ErrorInfo(Code.UNIMPLEMENTED, f"no stream {method!r} here")
-        elif len(self._receivers) >= self.limits.max_streams:
-            refusal = ErrorInfo(Code.RESOURCE_EXHAUSTED, f"{self.limits.max_streams} streams are open already")
-        if refusal is not None:
-            if early is not None:
-                early[0].stop(Code.CANCELLED)
-            self._channel.stop_flow(flow_id, refusal)
-            self._link.wake()
-            return
-        receiver = self._receivers[flow_id] = StreamReceiver(self, method, flow_id)
-        if early is not None:
-            receiver._attach(*early)
-        self._tasks.start(self._serve_stream, handler, receiver, name=method)
-
-    async def _serve_stream(self, handler: Any, receiver: StreamReceiver) -> None:
-        try:
-            await handler(self, receiver)
-        except ConnectionClosed:
-            logger.debug("stream %s: it ended early", receiver.name)
-        except Exception as error:
-            logger.error("stream %s: the handler failed: %s", receiver.name, type(error).__name__, exc_info=error)
-        finally:
-            receiver._close()
-            self._receivers.pop(receiver.id, None)
-
-    def _end_flow(self, flow_id: int, frames: int) -> None:
-        self._senders.pop(flow_id, None)
-        self._channel.end_flow(flow_id, frames)
-        self._link.wake()
-
-    def _abort_flow(self, flow_id: int, error: ErrorInfo) -> None:
-        self._senders.pop(flow_id, None)
-        self._channel.abort_flow(flow_id, error)
-        self._link.wake()
-
-    def _stop_flow(self, flow_id: int) -> None:
-        self._channel.stop_flow(flow_id)
-        self._link.wake()
 
     # --- codecs, made once per method and type -----------------------------------------------------------------
 
@@ -613,20 +522,3 @@ def _refuse(recv: RecvStream, send: SendStream | None, code: int) -> None:
     recv.stop(code)
     if send is not None:
         send.reset(code)
-
-
-def _frame_count(payload: Any) -> int:
-    try:
-        count, end = take_varint(payload, 0)
-    except (Truncated, Malformed, TypeError) as error:
-        raise ProtocolViolation("a stream's END without the number of its frames") from error
-    if end != len(payload):
-        raise ProtocolViolation("a stream's END with more than the number of its frames")
-    return count
-
-
-def _stop_reason(name: str, kind: int, payload: Any) -> EchoError:
-    if kind == _ERROR:
-        info = ErrorInfo.decode(payload)
-        return error_from_code(info.code, f"stream {name!r} was refused: {info.message}", info.details)
-    return StreamStopped(Code.CANCELLED)

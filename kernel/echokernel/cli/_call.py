@@ -29,6 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from echokernel.cli._output import print_json
 
+    if arguments.timeout is not None and not 0 <= arguments.timeout < float("inf"):
+        return fail(f"--timeout: {arguments.timeout:g} is not a number of seconds; 0 is no deadline", USAGE)
     try:
         value = payload(arguments)
     except WrongUsage as error:

@@ -44,9 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         code = DONE if times else FAILED
     if times and arguments.json:
-        print_json(
-            {"pings": len(times), "min": min(times), "avg": sum(times) / len(times), "max": max(times)}, indent=None
-        )
+        summary = {"min": min(times), "avg": sum(times) / len(times), "max": max(times)}
+        print_json({"pings": len(times), **{key: round(value, 6) for key, value in summary.items()}}, indent=None)
     elif times:
         low, mean, high = (1000 * value for value in (min(times), sum(times) / len(times), max(times)))
         print(f"{len(times)} pings: min/avg/max = {low:.3f}/{mean:.3f}/{high:.3f} ms")

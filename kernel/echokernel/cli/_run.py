@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("echokernel.cli")
 
 REMEDIES = {
-    errno.EADDRINUSE: "another program uses that port; stop it, or choose another: --set {key}=… (port 0: any free one)",
+    errno.EADDRINUSE: "another program uses that port; stop it, or choose another: --set {key}=… (port 0: any free)",
     errno.EACCES: "ports below 1024 need a privilege; choose a higher one: --set {key}=…",
     errno.EADDRNOTAVAIL: "that is not an address of this machine; choose another one: --set {key}=…",
 }
@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     configure_logging()
     config, server = prepare(arguments.file, overrides=arguments.overrides, without=arguments.without)
-    configure_logging(config.log.level, config.log.format, config.log.levels)
+    modules = {name.partition(":")[0].partition(".")[0] for name in config.node.handlers}
+    configure_logging(config.log.level, config.log.format, config.log.levels, also=modules)
     print(config.loaded.start_line(), flush=True)
     return run_async(_serve, config, server)
 
@@ -118,5 +119,7 @@ def _not_started(config: Config, error: Exception) -> int:
         failed = next((name for name, listen in config.listen.items() if str(listen.address) in text), names[0])
         if str(config.listen[failed].address) not in text:
             text = f"cannot listen on {config.listen[failed].address}: {text}"
-        text += "; " + REMEDIES[cause.errno].format(key=f"listen.{failed}.url")
+        key = f"listen.{failed}.url"
+        # a transport that is good at errors has said what helps; here it is said how
+        text += f" (--set {key}=…)" if ";" in text else "; " + REMEDIES[cause.errno].format(key=key)
     return fail(text, NOT_STARTED)

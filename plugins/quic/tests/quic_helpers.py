@@ -186,8 +186,8 @@ class Wire:
         )
         return engine
 
-    def step(self) -> bool:
-        """Send what is due, then deliver or wait for what comes next. Return False when nothing ever will."""
+    def step(self, end: float) -> bool:
+        """Send what is due, then deliver or wait for what comes next. Return False when nothing does before ``end``."""
         for engine in self.engines():
             for _ in range(100):
                 datagrams = engine.transmit(self.now)
@@ -199,12 +199,15 @@ class Wire:
                     break
         times = [engine.timer() for engine in self.engines() if not engine.is_over]
         timer = min((at for at in times if at is not None), default=None)
+        following = min(self.queue[0][0] if self.queue else end + 1, timer if timer is not None else end + 1)
+        if following > end:
+            self.now = end
+            return False
         if self.queue and (timer is None or self.queue[0][0] <= timer):
             self.now, _, to_server, data = heapq.heappop(self.queue)
             self._deliver(to_server, data)
             return True
-        if timer is None:
-            return False
+        assert timer is not None
         self.now = max(self.now, timer) + 1e-6
         for engine in self.engines():
             at = engine.timer()
@@ -236,7 +239,7 @@ class Wire:
 
     def run(self, seconds: float = 1.0, until: Callable[[], bool] = lambda: False) -> None:
         end = self.now + seconds
-        while self.now < end and not until() and self.step():
+        while self.now < end and not until() and self.step(end):
             pass
 
     def handshake(self) -> None:

@@ -78,7 +78,7 @@ class QuicConnection(Connection):
         self.ready = False
         """The handshake is complete."""
         self.full_streams: set[QuicSendStream] = set()
-        """Streams whose writers wait for room."""
+        """Streams that are above their high water and not yet below the low one."""
         self._endpoint = endpoint
         self._keepalive = KeepAlive(limit=keepalive, dialer=dialer, now=now)
         self._path: PathSize | None = None

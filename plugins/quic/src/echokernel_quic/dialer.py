@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TLS_NO_ALPN = 0x100 + 120  # QUIC's code for TLS alerts is 0x100 plus the alert
 CONNECTION_REFUSED = 0x2
 REFUSED_LIMIT = 1.0  # seconds of "nobody listens there", on loopback, after which waiting is of no use
+REFUSED_NEXT = 0.05  # the same, when the host has further addresses
+PATIENCE_NEXT = 1.5  # seconds for one of several addresses
 
 __all__ = ["Dialer"]
 
@@ -41,12 +43,15 @@ class Dialer:
         config: QuicConfig,
         policy: TrustPolicy,
         tasks: TaskScope,
+        *,
+        last: bool = True,
     ) -> None:
+        """``last``: the host has no further address, so that this one deserves all of our patience."""
         self._address = address
+        self._patience = config.handshake_timeout if last else min(PATIENCE_NEXT, config.handshake_timeout)
+        self._refused_limit = REFUSED_LIMIT if last else REFUSED_NEXT
         self._socket = sock
         self._target = target
-        self._config = config
-        self._policy = policy
         self._tasks = tasks
         self._began = tasks.now()
         self._refused = False
@@ -65,7 +70,7 @@ class Dialer:
             tasks,
             dialer=True,
             keepalive=config.keepalive,
-            handshake_deadline=self._began + config.handshake_timeout,
+            handshake_deadline=self._began + self._patience,
         )
         if self._loopback and config.max_datagram_size is None:
             self.connection.watch_path(PathSize(base=engine.datagram_size))
@@ -82,7 +87,7 @@ class Dialer:
         connection = self.connection
         connection.engine.connect(self._target, now=self._tasks.now())
         connection.start()
-        hopeless = self._tasks.call_at(self._began + REFUSED_LIMIT, self._give_up_if_refused)
+        hopeless = self._tasks.call_at(self._began + self._refused_limit, self._give_up_if_refused)
         try:
             while not connection.ready and connection.error is None:
                 await self._waiters.wait()
@@ -119,7 +124,7 @@ class Dialer:
             return TransportError(
                 f"nobody answers at {address}: the port is closed; is the server running, and is the port right?"
             )
-        limit = self._config.handshake_timeout
+        limit = self._patience
         return TransportError(
             f"nobody answers at {address} within {limit:g} s; is the server running, "
             "is the address right, and does a firewall let UDP through?"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,14 @@ def reset_token(key: bytes, connection_id: bytes) -> bytes:
     return hmac.digest(key, connection_id, hashlib.sha256)[:16]
 
 
+class _Silence:
+    """In place of aioquic's log, which copies what peers say and takes its time for every packet."""
+
+    def debug(self, *_: object) -> None: ...
+
+    info = warning = error = debug
+
+
 class _CoarsePacer(QuicPacketPacer):
     """Lets through in a burst what belongs to one grain of the event loop's timers."""
 
@@ -88,9 +97,12 @@ class Engine(QuicConnection):
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
         )
+        if not logging.getLogger("quic").isEnabledFor(logging.DEBUG):
+            self._logger = self._loss._logger = _Silence()  # type: ignore[assignment]
         self._reset_key = reset_key
         self._policy = policy
         self._ack_delay = ACK_DELAY
+        self._max_streams = max_streams
         for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
             limit.value = limit.sent = max_streams
         if not self._is_client:
@@ -205,6 +217,7 @@ class Engine(QuicConnection):
         if entry is None:
             entry = self.incoming[_id(stream)] = StreamCredit()
             self.credit.add(entry)
+            self._raise_connection_limit()  # its window must not come out of the others'
         return entry
 
     def consume(self, stream: QuicStream, size: int, *, more: bool = True) -> bool:
@@ -403,9 +416,11 @@ class Engine(QuicConnection):
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: Any) -> None:
         """Announce credit that was raised by consumption; aioquic would double it whenever half is used."""
         data = self._local_max_data
+        few = max(1, self._max_streams // 4)
         for limit in (data, self._local_max_streams_bidi, self._local_max_streams_uni):
-            if limit.value == limit.sent or (limit is not data and limit.sent - limit.used >= limit.value - limit.sent):
-                continue
+            held = limit.value - limit.sent
+            if not held or (limit is not data and held < few <= limit.sent - limit.used):
+                continue  # a few more streams are no news to a peer that may open many
             buffer = builder.start_frame(
                 limit.frame_type,
                 capacity=CONNECTION_LIMIT_FRAME_CAPACITY,

@@ -31,18 +31,19 @@ def _checked_code(code: int) -> int:
 class QuicSendStream(SendStream):
     """Sends on one stream."""
 
-    __slots__ = ("_connection", "_ended", "_error", "_stream", "_waiters")
+    __slots__ = ("_connection", "_ended", "_error", "_full", "_stream", "_waiters")
 
     def __init__(self, connection: QuicConnection, stream: QuicStream) -> None:
         self._connection = connection
         self._stream = stream
         self._error: StreamClosed | None = None
         self._ended = False
+        self._full = False
         self._waiters = Waiters(connection.tasks)
 
     async def write(self, data: bytes) -> None:
         self._check()
-        if len(self._stream.sender._buffer) >= HIGH_WATER:
+        if self._full:
             await self.wait_room()
         self._queue(data)
 
@@ -52,12 +53,11 @@ class QuicSendStream(SendStream):
 
     @property
     def room(self) -> int:
-        return HIGH_WATER - len(self._stream.sender._buffer)
+        return 0 if self._full else HIGH_WATER - len(self._stream.sender._buffer)
 
     async def wait_room(self) -> None:
         self._check()
-        while len(self._stream.sender._buffer) >= HIGH_WATER:
-            self._connection.full_streams.add(self)
+        while self._full:
             await self._waiters.wait()
             self._check()
 
@@ -92,6 +92,7 @@ class QuicSendStream(SendStream):
         """Called when data was acknowledged. Return whether the writers were let on."""
         if len(self._stream.sender._buffer) > LOW_WATER:
             return False
+        self._full = False
         self._waiters.wake_all()
         return True
 
@@ -106,6 +107,7 @@ class QuicSendStream(SendStream):
         self._wake()
 
     def _wake(self) -> None:
+        self._full = False
         self._connection.full_streams.discard(self)
         self._waiters.wake_all()
 
@@ -119,7 +121,11 @@ class QuicSendStream(SendStream):
 
     def _queue(self, data: bytes) -> None:
         self._check()
-        self._stream.sender.write(data)
+        sender = self._stream.sender
+        sender.write(data)
+        if not self._full and len(sender._buffer) >= HIGH_WATER:
+            self._full = True  # until low water: writers wait for one large wake-up instead of many small ones
+            self._connection.full_streams.add(self)
         self._connection.schedule_flush()
 
 

@@ -48,10 +48,12 @@ class QuicTransport(Transport):
             raise TransportError(f"cannot connect to {address}: port 0 names no server", retryable=False)
         policy = self._policy(address)
         problem: TransportError | None = None
-        for family, target in await _resolve(address):
+        ways = await _resolve(address)
+        for family, target in ways:
+            last = (family, target) == ways[-1]
             try:
                 sock = open_connected(address, target, family)
-                return await Dialer(address, sock, target, self._config, policy, tasks).handshake()
+                return await Dialer(address, sock, target, self._config, policy, tasks, last=last).handshake()
             except TransportError as error:
                 problem = error
                 if not error.retryable:  # somebody answered
@@ -105,11 +107,11 @@ async def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:
             return [(socket.AF_INET, (address.host, address.port))]
         if "%" not in address.host:
             return [(socket.AF_INET6, (address.host, address.port, 0, 0))]
+    if address.host == "localhost":  # whatever the resolver says, RFC 6761
+        return [(socket.AF_INET, ("127.0.0.1", address.port)), (socket.AF_INET6, ("::1", address.port, 0, 0))]
     try:
         found = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
     except OSError as error:
         raise TransportError(f"no address is known for the host of {address}: {error.strerror or error}") from error
     ways = [(int(family), tuple(target)) for family, _, _, _, target in found]
-    if address.host == "localhost":
-        ways.sort(key=lambda way: way[0] != socket.AF_INET)
     return list(dict.fromkeys(ways))

@@ -1,0 +1,89 @@
+"""The examples of docs/wire.md, byte for byte."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from echokernel_protocol.channel import HANDSHAKE, Phase
+from echokernel_protocol.codes import Code
+from echokernel_protocol.errors import ErrorInfo
+from echokernel_protocol.frames import LEGAL, Flags, Frame, Header, MessageType, encode_frame_on_stream
+from echokernel_protocol.link import Ack
+from echokernel_protocol.maps import encode_map
+from echokernel_protocol.streams import Prelude, StreamKind
+from echokernel_protocol.timestamped import encode_timestamped
+
+PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text("utf-8")
+BLOCKS = dict(re.findall(r"```wire (\w+)\n(.*?)```", PAGE, re.DOTALL))
+
+ADD = Frame(Header(MessageType.REQUEST, 1, "math.add", 0x10), b"\x92\x0a\x14")
+EXAMPLES: dict[str, list[bytes]] = {
+    "request": [ADD.encode()],
+    "response": [Frame(Header(MessageType.RESPONSE, 1, "", 0x10), b"\x1e").encode()],
+    "error": [
+        Frame(
+            Header(MessageType.RESPONSE, 1, "", Flags.ERROR), ErrorInfo(Code.UNIMPLEMENTED, "no method 'math.add' here").encode()
+        ).encode()
+    ],
+    "event": [
+        Frame(Header(MessageType.EVENT, 0, "log", Flags.METADATA | 0x10), encode_map({"user": "7"}) + b"\xa2hi").encode()
+    ],
+    "framed": [encode_frame_on_stream(ADD)],
+    "preludes": [
+        Prelude(StreamKind.CHANNEL).encode(),
+        Prelude(StreamKind.BODY, (7,)).encode(),
+        Prelude(StreamKind.FLOW, (3, 0)).encode(),
+    ],
+    "hello": [
+        Frame(
+            Header(MessageType.REQUEST, 0, "$hello", Flags.METADATA),
+            encode_map({"node": "cli", "serializers": "msgpack"}) + b"abc",
+        ).encode()
+    ],
+    "body": [Frame(Header(MessageType.REQUEST, 3, "load", Flags.BODY | 0x10), b"\x80\x80\x80\x01").encode()],
+    "flow": [
+        Frame(Header(MessageType.STREAM, 3, "audio", 0), b"").encode(),
+        Frame(Header(MessageType.STREAM, 3, "", 0), encode_timestamped(1_700_000_000_000_000, 0, b"\x01\x02")).encode(),
+        Frame(Header(MessageType.STREAM, 3, "", Flags.END), b"\x01").encode(),
+    ],
+    "ack": [Frame(Header(MessageType.EVENT, 0, "$ack", 0), Ack(12, 8_388_608).encode()).encode()],
+    "ping": [Frame(Header(MessageType.REQUEST, 0, "$ping", 0), b"\x05").encode()],
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_what_the_code_writes(name: str) -> None:
+    lines = [bytes.fromhex(line) for line in BLOCKS[name].strip().splitlines()]
+    assert [line.hex(" ") for line in lines] == [example.hex(" ") for example in EXAMPLES[name]]
+
+
+def test_every_example_of_the_page_is_checked() -> None:
+    assert set(BLOCKS) == set(EXAMPLES)
+
+
+def test_the_page_has_every_code_by_its_name() -> None:
+    table = PAGE[PAGE.index("## 9.") :]
+    for code in Code:
+        assert re.search(rf"\| {int(code)} \| {code.name.lower()}\b", table), code
+
+
+def test_the_page_draws_every_move_of_the_handshake() -> None:
+    drawing = PAGE[PAGE.index("```text\n            dialer") : PAGE.index("A dialer called")]
+    for (phase, event), after in HANDSHAKE.items():
+        assert phase.name in drawing and after.name in drawing and event in drawing
+    assert {phase.name for phase in Phase} <= set(re.findall(r"[A-Z]{4,}", drawing))
+
+
+def test_the_page_lists_exactly_the_legal_frames() -> None:
+    table = PAGE[PAGE.index("| | plain |") :].split("\n\n")[0].splitlines()[2:]
+    columns = [0, int(Flags.END), int(Flags.CANCEL), int(Flags.ERROR)]
+    written = set()
+    for row in table:
+        name, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+        for flags, cell in zip(columns, cells, strict=True):
+            if cell != "-":
+                written.add((MessageType[name.upper()], flags))
+    assert written == {(kind, int(flags)) for kind, flags in LEGAL}
