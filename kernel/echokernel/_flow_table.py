@@ -143,7 +143,7 @@ class Flows:
     def fail(self, error: EchoError) -> None:
         """The connection is over."""
         for receiver in self._receivers.values():
-            receiver._fail(error)
+            receiver._lose(error)
         for sender in list(self._senders.values()):
             sender._stopped(error)
 

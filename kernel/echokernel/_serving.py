@@ -297,6 +297,11 @@ class Serving:
             else:
                 self._link.keep_time()
 
+    def cancel_requests(self) -> None:
+        """Nobody waits for the answers any more."""
+        for request_id in list(self._running):
+            self._stop(request_id, ErrorInfo(Code.CANCELLED, "the session is over"))
+
     def close(self) -> None:
         """The session ends: no deadline matters any more."""
         self._deadlines.close()

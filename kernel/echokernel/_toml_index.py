@@ -142,7 +142,10 @@ class _Scanner:
         elif first == "{":
             self._inline_table(path)
         else:
+            start = self._at
             self._skip(_BARE_VALUE)
+            if self._at == start:
+                raise ValueError(f"no value at offset {start}")
 
     def _array(self, path: KeyPath) -> None:
         self._at += 1

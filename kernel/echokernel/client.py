@@ -6,6 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
+
 from echokernel._hello import dial_session
 from echokernel._node import Callback, Node
 from echokernel.addresses import Address, parse_address
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from echokernel.transport import Transport
 
 logger = logging.getLogger("echokernel.client")
+
+CLOSE_SECONDS = 3.0
 
 Credentials = bytes | str | Callable[[], Awaitable[bytes | str]]
 
@@ -200,6 +204,7 @@ class EchoClient:
         self._credentials = credentials
         self._tasks: TaskScope | None = None
         self._session: Session | None = None
+        self._over = anyio.Event()
 
     @staticmethod
     def builder() -> ClientBuilder:
@@ -277,6 +282,7 @@ class EchoClient:
     async def _run(self, session: Session, opened: Any) -> None:
         await session.run(opened)
         await session._tell_disconnected()
+        self._over.set()
 
     async def _leave(self) -> None:
         tasks, self._tasks = self._tasks, None
@@ -284,4 +290,6 @@ class EchoClient:
             return
         if self._session is not None:
             await self._session.close(Code.OK, "")
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):  # on_disconnect is told even when we are cancelled
+                await self._over.wait()
         await tasks.__aexit__(None, None, None)

@@ -166,8 +166,8 @@ class StreamClosed(ConnectionClosed):
 class StreamReset(StreamClosed):
     """The peer gave up sending on this stream; what was read so far is not the whole."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the peer reset the stream ({code_name(code)})", code=code, by_peer=True)
+    def __init__(self, code: int, message: str = "") -> None:
+        super().__init__(message or f"the peer reset the stream ({code_name(code)})", code=code, by_peer=True)
 
 
 class StreamStopped(StreamClosed):

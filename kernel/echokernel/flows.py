@@ -138,6 +138,7 @@ class StreamReceiver:
         self._total: int | None = None
         self._data_ended = False
         self._error: EchoError | None = None
+        self._lost: EchoError | None = None
         self._closed = False
         self._waiting: Future[None] | None = None
 
@@ -149,9 +150,9 @@ class StreamReceiver:
         while not self._ready:
             if self._closed:
                 raise InvalidArgument(f"stream {self.name!r} was closed here")
-            if self._data_ended or self._recv is None or self._error is not None:
-                if self._error is not None:
-                    raise self._error
+            if self._error is not None:
+                raise self._error
+            if self._data_ended or self._recv is None:
                 if self._data_ended and self._total is not None:
                     if self._total != self._received:
                         raise ProtocolError(
@@ -160,6 +161,8 @@ class StreamReceiver:
                     return None
                 if self._total == 0:
                     return None  # nothing was sent, and the data stream may never come
+                if self._lost is not None:
+                    raise self._lost
                 await self._wait()
                 continue
             try:
@@ -229,7 +232,15 @@ class StreamReceiver:
         self._wake()
 
     def _aborted(self, error: ErrorInfo) -> None:
-        self._fail(error_from_code(error.code, error.message, error.details))
+        if error.code == Code.CANCELLED:
+            self._fail(StreamReset(error.code, error.message))
+        else:
+            self._fail(error_from_code(error.code, error.message, error.details))
+
+    def _lose(self, error: EchoError) -> None:
+        """The connection is over. What has arrived can still be read, to its end if that has arrived too."""
+        self._lost = error
+        self._wake()
 
     def _fail(self, error: EchoError) -> None:
         # the sender's own words come on the channel, its reset on the stream: whichever is first is kept, unless it is bare

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 SessionId = NewType("SessionId", int)
 PRELUDE_SECONDS = 5.0
+PRELUDE_BYTES = 32
+LINGER_SECONDS = 2.0
 
 logger = logging.getLogger("echokernel.session")
 _REQUEST, _RESPONSE, _EVENT, _STREAM = (int(kind) for kind in MessageType)
@@ -295,9 +297,17 @@ class Session:
             opened.set_result(None)
             try:
                 self._end(await self._receive())
+                await self._linger()
             finally:
                 if self.closed is None:
                     self._end(ConnectionClosed("the session was cancelled", code=Code.CANCELLED))
+
+    async def _linger(self) -> None:
+        """Let events that have arrived be handled, and stream handlers see the end; requests have lost their caller."""
+        self._serving.cancel_requests()
+        with anyio.move_on_after(LINGER_SECONDS):
+            while not self._serving.is_idle or self._flows.receiving:
+                await anyio.sleep(0.005)
 
     async def _receive(self) -> EchoError:
         """The receive loop. Returns why it ended."""
@@ -456,7 +466,7 @@ class Session:
         try:
             with anyio.fail_after(PRELUDE_SECONDS):
                 while (found := take_prelude(data)) is None:
-                    more = await recv.read()
+                    more = await recv.read(PRELUDE_BYTES)  # what is behind it stays with the peer until it is wanted
                     if not more:
                         raise ProtocolViolation("a stream ended within its prelude", code=Code.TRUNCATED)
                     data += more

@@ -1,5 +1,16 @@
 """What tests of echokernel and of its plugins are made of."""
 
+from echokernel.testing.clock import VirtualTimeLoop, virtual_time_backends
 from echokernel.testing.memory import MemoryConnection, MemoryTransport, connection_pair
+from echokernel.testing.nodes import JsonSerializer, Nodes, connected
 
-__all__ = ["MemoryConnection", "MemoryTransport", "connection_pair"]
+__all__ = [
+    "JsonSerializer",
+    "MemoryConnection",
+    "MemoryTransport",
+    "Nodes",
+    "VirtualTimeLoop",
+    "connected",
+    "connection_pair",
+    "virtual_time_backends",
+]
