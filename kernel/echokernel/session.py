@@ -256,7 +256,7 @@ class Session:
         self._ping_number += 1
         number = self._ping_number
         future = self._pings[number] = self._tasks.future()
-        started = self._tasks.now()
+        started = time.perf_counter()  # uvloop's own clock counts whole milliseconds
         self._channel.ping(number)
         self._link.wake()
         try:
@@ -356,9 +356,9 @@ class Session:
                 serving.on_event(method, flags, payload, now)
             else:
                 self._flows.on_frame(request_id, method, flags, payload)
-        self._after_batch(now)
+        self._after_batch()
 
-    def _after_batch(self, now: float) -> None:
+    def _after_batch(self) -> None:
         self._calls.wake_waiting()
         channel = self._channel
         if channel.has_data:
@@ -366,7 +366,7 @@ class Session:
         for number in channel.take_pongs():
             future = self._pings.get(number)
             if future is not None and not future.done():
-                future.set_result(now)
+                future.set_result(time.perf_counter())
         if channel.goaway is not None and not self._draining:
             self._draining = True
         if channel.goaway is not None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_plugins import EVERYTHING, SERIALIZER, FakeSite
 
 from echokernel.config import Config, InvalidConfig, config_example, config_schema, load_config
 from echokernel.errors import ConfigError
-
-from fake_plugins import EVERYTHING, SERIALIZER, FakeSite
 
 Load = Callable[..., Config]
 GOOD = 'plugins = ["every"]\n[listen.main]\nurl = "fake://127.0.0.1:4433"\n'
@@ -167,7 +166,9 @@ def test_secrets_are_never_shown(load: Load, tmp_path: Path) -> None:
     assert entries["connect.up.credentials"] == ("***", "config.toml:9, file token")
     assert entries["authenticator.token.tokens"] == (["***"], "config.toml:11")
     assert "canary" not in repr(config) + str(entries)
-    assert "canary" not in "".join(mistakes(load, text + 'use = 3\n[x]\ny = "canary-5"', environ={"HOST": "bad-canary-6"}))
+    assert "canary" not in "".join(
+        mistakes(load, text + 'use = 3\n[x]\ny = "canary-5"', environ={"HOST": "bad-canary-6"})
+    )
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------------
@@ -369,17 +370,15 @@ def test_no_file(load: Load, path: str, message: str) -> None:
     [
         ("node.name", "--set node.name: error[set]: wanted KEY=VALUE, as in node.name=quickstart; there is no '=' in "),
         ("node name=1", "--set node name: error[set]: 'node name' is not a key, as in node.name"),
-        ("a = 1\nb=2", "--set a : error[set]: 'a ' is not a key"),
         ("listen.main.url.x=1", "--set listen.main.url.x: error[set]: listen.main.url is a value, not a table"),
-        ("node.nmae=x", "--set node.nmae: error[unknown-key]: node.nmae is not a setting of [node]; did you mean 'name'?"),
+        (
+            "node.nmae=x",
+            "--set node.nmae: error[unknown-key]: node.nmae is not a setting of [node]; did you mean 'name'?",
+        ),
         ("node.name={env='NO'}", "--set node.name: error[env]: environment variable NO is not set (used in node.name)"),
     ],
 )
 def test_wrong_overrides(load: Load, override: str, message: str) -> None:
-    if override.startswith("a = "):
-        [line, *_] = mistakes(load, GOOD, [override])
-        assert "error[unknown-key]: there is no section 'a'" in line
-        return
     [line] = mistakes(load, GOOD, [override])
     assert line.startswith(message)
 
@@ -438,7 +437,7 @@ def test_the_example_is_valid_also_with_every_default_written_out(load: Load) ->
     config = load(text)
     assert config.loaded.start_line() == "plugins: every 0.1.0"
     head = text.partition("# [connect.")[0]
-    settings = [line for line in head.splitlines() if not line.startswith("# ") or " = " in line and "…" not in line]
+    settings = [line for line in head.splitlines() if not line.startswith("# ") or (" = " in line and "…" not in line)]
     written = "\n".join(line.removeprefix("# ") for line in settings if "Any value" not in line)
     assert tomllib.loads(written)["node"]["max_frame"] == 65_536
     assert load(written).limits == config.limits

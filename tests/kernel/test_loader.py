@@ -298,9 +298,7 @@ def test_a_library_node_has_its_transport_and_the_installed_serializers(bare_sit
 
 
 def test_a_missing_transport_names_the_command(bare_site: FakeSite) -> None:
-    with pytest.raises(
-        PluginError, match=r"called .quic.; install it: pip install .echokernel\[quic\]."
-    ):
+    with pytest.raises(PluginError, match=r"called .quic.; install it: pip install .echokernel\[quic\]."):
         load_for_library("quic", environ={})
 
 
@@ -311,7 +309,9 @@ def test_a_plugin_of_the_right_name_without_that_transport(bare_site: FakeSite) 
 
 
 def test_no_serializer_names_the_command(bare_site: FakeSite) -> None:
-    with pytest.raises(PluginError, match=r"no serializer is installed; install one: pip install .echokernel\[msgpack\]."):
+    with pytest.raises(
+        PluginError, match=r"no serializer is installed; install one: pip install .echokernel\[msgpack\]."
+    ):
         load_for_library(None, environ={})
     assert not load_for_library(None, need_serializer=False, environ={}).serializers
 

@@ -37,7 +37,9 @@ STRING = st.sampled_from(
 )
 ATOM = st.one_of(
     STRING,
-    st.sampled_from(["1", "-0.5e3", "0x_ff".replace("_", ""), "true", "inf", "nan", "1979-05-27 07:32:00", "07:32:00.5"]),
+    st.sampled_from(
+        ["1", "-0.5e3", "0x_ff".replace("_", ""), "true", "inf", "nan", "1979-05-27 07:32:00", "07:32:00.5"]
+    ),
 )
 
 
@@ -67,7 +69,7 @@ def inline_tables(draw: st.DrawFn, inner: st.SearchStrategy[str]) -> str:
 
 @st.composite
 def statements(draw: st.DrawFn) -> str:
-    space, end = draw(SPACE), draw(st.sampled_from(["\n", " # it's \"so\"\n", "\r\n"]))
+    space, end = draw(SPACE), draw(st.sampled_from(["\n", ' # it\'s "so"\n', "\r\n"]))
     kind = draw(st.sampled_from(["[]", "[[]]", "=", "=", "="]))
     key = draw(dotted_key())
     if kind == "=":

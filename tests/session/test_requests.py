@@ -467,6 +467,7 @@ async def test_a_lost_connection_fails_what_is_pending_at_once() -> None:
             tasks.start_soon(call, True)
             await anyio.sleep(0.01)
             nodes.transport.connections[0][0].die()
+        errors.sort(key=lambda error: error.retryable)
         assert [type(error) for error in errors] == [OutcomeUnknown, ConnectionClosed]
         assert [error.retryable for error in errors] == [False, True]
         with pytest.raises(ConnectionClosed):

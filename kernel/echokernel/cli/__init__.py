@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(arguments)
+        code = _dispatch(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -68,7 +68,7 @@ def fail(message: str, code: int, *, prefix: str = "error: ") -> int:
     return code
 
 
-def _run(arguments: list[str]) -> int:
+def _dispatch(arguments: list[str]) -> int:
     parser, commands = _parser()
     word = next((argument for argument in arguments if not argument.startswith("-")), None)
     if word is None:

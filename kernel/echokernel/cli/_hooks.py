@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import re
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 
 from echokernel.cli import DONE
 
+CONTRACTS = ("transport", "serializer", "middleware", "handlers", "discovery", "reconnect", "registry")
+"""Modules whose public classes plugins implement."""
 _REGISTERS = re.compile(r"``registry\.(\w+)\(")
 
 INTRODUCTION = """\
@@ -18,7 +21,8 @@ INTRODUCTION = """\
 What a plugin may implement. Made by `echokernel hooks --markdown`; do not edit this page, edit `hookspecs.py`.
 
 A plugin is a module, or an object, with one or more of these functions, marked with `echokernel.hookimpl`, and an entry
-point in the group `{group}` whose name is the plugin's name everywhere: in the configuration, in logs, in messages.
+point in the group `{group}`. The entry point's name is the plugin's name everywhere: in the
+configuration, in logs, in messages.
 
 ```toml
 [project.entry-points."{group}"]
@@ -61,9 +65,29 @@ def markdown() -> str:
             f"## `{name}(registry)`\n\n"
             f"{_text(function)}\n\n"
             f"```python\nregistry.{method}{_signature(register)}\n```\n\n"
-            f"{_text(register)}\n"
+            f"{_text(register)}\n" + "".join(map(_contract, _contracts(register)))
         )
     return "\n".join(parts)
+
+
+def _contracts(register: Callable[..., Any]) -> list[type]:
+    """Return the classes of the kernel that a method of the registry wants instances of."""
+    modules = [importlib.import_module(f"echokernel.{name}") for name in CONTRACTS]
+    words = re.findall(r"[A-Z]\w+", str(inspect.signature(register)))
+    found = [getattr(module, word) for word in words for module in modules if word in getattr(module, "__all__", ())]
+    return [value for value in dict.fromkeys(found) if isinstance(value, type)]
+
+
+def _contract(contract: type) -> str:
+    """Return a class as a paragraph and its members as a list."""
+    lines = [f"\n`{contract.__name__}`: {' '.join(_text(contract).split())}\n\n"]
+    for name, member in vars(contract).items():
+        if name[0] == "_" or not inspect.isfunction(member):
+            continue
+        sort = "async " if inspect.iscoroutinefunction(member) else ""
+        about = _text(member).partition("\n\n")[0].replace("\n", " ")
+        lines.append(f"* `{sort}{name}{_signature(member)}`" + (f": {about}" if about else "") + "\n")
+    return "".join(lines)
 
 
 def _hooks() -> list[tuple[str, Callable[..., Any], str]]:
@@ -80,7 +104,7 @@ def _hooks() -> list[tuple[str, Callable[..., Any], str]]:
     return found
 
 
-def _text(function: Callable[..., Any]) -> str:
+def _text(function: Any) -> str:
     """Return a docstring as Markdown."""
     text = inspect.cleandoc(function.__doc__ or "")
     return re.sub(r":\w+:`~?[\w.]*?(\w+)`", r"`\1`", text).replace("``", "`")

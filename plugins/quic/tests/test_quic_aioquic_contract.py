@@ -22,6 +22,8 @@ from echokernel_quic.trust import TrustPolicy
 from quic_helpers import Wire
 
 OVERRIDDEN = {
+    "_confirm_handshake": [],
+    "_handle_padding_frame": ["context", "frame_type", "buf"],
     "_handle_ping_frame": ["context", "frame_type", "buf"],
     "_handle_stream_frame": ["context", "frame_type", "buf"],
     "_initialize": ["peer_cid"],
@@ -87,7 +89,7 @@ def test_connection_attributes() -> None:
     engine = make_engine(QuicConfig(), policy=TrustPolicy(verify=False), reset_key=b"k", loopback=True)
     require(
         engine,
-        *"_ack_delay _close_at _close_event _configuration _crypto_streams _cryptos _datagrams_pending".split(),
+        *"_ack_delay _close_at _close_event _configuration _crypto_buffers _crypto_streams _cryptos _datagrams_pending".split(),
         *"_handshake_complete _handshake_confirmed _handshake_done_pending _host_cids _is_client _local_max_data".split(),
         *"_local_max_streams_bidi _local_max_streams_uni _loss _max_datagram_size _network_paths _pacing_at".split(),
         *"_packet_number _peer_cid _peer_cid_available _ping_pending _probe_pending _remote_max_data".split(),
@@ -137,6 +139,7 @@ def test_packet_builder_pacer_and_crypto() -> None:
 
 def test_tls_context() -> None:
     context = tls.Context(is_client=True)
+    require(context, *"_ec_private_keys _x25519_private_key _x448_private_key".split())
     require(context, *"_alpn_protocols _max_early_data _new_session_ticket _peer_certificate".split())
     require(context, *"_peer_certificate_chain alpn_cb certificate certificate_chain certificate_private_key".split())
     require(context, *"get_session_ticket_cb handshake_extensions new_session_ticket_cb update_traffic_key_cb".split())

@@ -621,6 +621,9 @@ async def test_a_hostile_path_delivers_everything_or_nothing(seed: int) -> None:
 
 async def test_a_narrow_path_behind_loopback_falls_back_to_small_packets() -> None:
     async with connected(relay=lambda tasks, target: Relay(tasks, target)) as pair:
+        first = await pair.client.open_uni_stream()
+        await first.write(bytes(20_000))
+        recv = await pair.server.accept_uni_stream()
         await until(lambda: pair.client.engine.datagram_size > 1200)
         pair.relay.max_size = 1500  # large packets passed once, and never again
         data = os.urandom(100_000)

@@ -152,4 +152,8 @@ async def test_writes_of_one_turn_leave_in_one_packet_and_flush_sends_now() -> N
 
 async def test_larger_packets_on_loopback_after_a_probe() -> None:
     async with connected() as pair:
+        assert pair.client.engine.datagram_size == pair.server.engine.datagram_size == 1200
+        for connection in (pair.client, pair.server):
+            send = await connection.open_uni_stream()
+            await send.write(bytes(20_000))
         await until(lambda: pair.client.engine.datagram_size > 1200 and pair.server.engine.datagram_size > 1200)

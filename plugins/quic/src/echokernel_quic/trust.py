@@ -95,6 +95,12 @@ class CheckedContext(tls.Context):
     def peer_certificate(self) -> x509.Certificate | None:
         return self._peer_certificate
 
+    def forget_handshake_keys(self) -> None:
+        """Once traffic keys are made, these could only help somebody to decrypt what was recorded."""
+        self._ec_private_keys.clear()
+        self._x25519_private_key = None
+        self._x448_private_key = None
+
     def _client_handle_certificate_verify(self, input_buf: Buffer) -> None:
         super()._client_handle_certificate_verify(input_buf)  # the signature: the peer has the certificate's key
         if self.policy is None or self._peer_certificate is None:

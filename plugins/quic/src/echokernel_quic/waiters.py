@@ -18,7 +18,7 @@ class Waiters:
 
     def __init__(self, tasks: TaskScope) -> None:
         self._tasks = tasks
-        self._queue: deque[Future[None]] = deque()
+        self._queue: deque[Future[None]] | None = None  # most never have one, and a thousand connections have thousands
 
     def __bool__(self) -> bool:
         return bool(self._queue)
@@ -26,6 +26,8 @@ class Waiters:
     async def wait(self) -> None:
         """Wait to be woken. Cancelled after it was woken, the task passes that on to the next one."""
         future: Future[None] = self._tasks.future()
+        if self._queue is None:
+            self._queue = deque()
         queue = self._queue
         queue.append(future)
         try:
