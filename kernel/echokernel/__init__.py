@@ -1,43 +1,53 @@
-"""echokernel: a microkernel for real-time messaging between Python programs."""
+"""echokernel: a microkernel for real-time messaging between Python programs.
 
-from echokernel.addresses import Address
-from echokernel.client import ClientBuilder, ClientPlugin, EchoClient
-from echokernel.context import ClientContext, ServerContext
-from echokernel.discovery import Advertiser, Discovery, ServiceInfo
-from echokernel.errors import (
-    ConfigError,
-    ConnectionClosed,
-    EchoError,
-    HandlerError,
-    InvalidArgument,
-    MethodNotFound,
-    OutcomeUnknown,
-    Overloaded,
-    PermissionDenied,
-    PluginError,
-    ProtocolError,
-    RequestCancelled,
-    RequestTimeout,
-    SerializationError,
-    StreamClosed,
-    StreamReset,
-    StreamStopped,
-    TransportError,
-    Unauthenticated,
-)
-from echokernel.flows import StreamReceiver, StreamSender
-from echokernel.handlers import EventHandler, RpcHandler, StreamHandler, event, rpc, stream
-from echokernel.hookspecs import hookimpl
-from echokernel.limits import Limits
-from echokernel.middleware import Middleware
-from echokernel.reconnect import ReconnectPolicy
-from echokernel.registry import Registry
-from echokernel.serializer import Codec, Serializer
-from echokernel.server import EchoServer, ServerBuilder, ServerPlugin
-from echokernel.session import Session, SessionId, SessionInfo
-from echokernel.transport import Connection, Listener, PeerIdentity, RecvStream, SendStream, Transport
-from echokernel_protocol.frames import Frame, Header, MessageType
-from echokernel_protocol.timestamped import Timestamped
+Everything public can be imported from here. It is loaded when it is first used, so that ``echokernel --help`` and a
+plugin that needs one name do not pay for the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from echokernel.addresses import Address
+    from echokernel.client import ClientBuilder, ClientPlugin, EchoClient
+    from echokernel.context import ClientContext, ServerContext
+    from echokernel.discovery import Advertiser, Discovery, ServiceInfo
+    from echokernel.errors import (
+        ConfigError,
+        ConnectionClosed,
+        EchoError,
+        HandlerError,
+        InvalidArgument,
+        MethodNotFound,
+        OutcomeUnknown,
+        Overloaded,
+        PermissionDenied,
+        PluginError,
+        ProtocolError,
+        RequestCancelled,
+        RequestTimeout,
+        SerializationError,
+        StreamClosed,
+        StreamReset,
+        StreamStopped,
+        TransportError,
+        Unauthenticated,
+    )
+    from echokernel.flows import StreamReceiver, StreamSender
+    from echokernel.handlers import EventHandler, RpcHandler, StreamHandler, event, rpc, stream
+    from echokernel.hookspecs import hookimpl
+    from echokernel.limits import Limits
+    from echokernel.middleware import Middleware
+    from echokernel.reconnect import ReconnectPolicy
+    from echokernel.registry import Registry
+    from echokernel.serializer import Codec, Serializer
+    from echokernel.server import EchoServer, ServerBuilder, ServerPlugin
+    from echokernel.session import Session, SessionId, SessionInfo
+    from echokernel.transport import Connection, Listener, PeerIdentity, RecvStream, SendStream, Transport
+    from echokernel_protocol.frames import Frame, Header, MessageType
+    from echokernel_protocol.timestamped import Timestamped
 
 __version__ = "0.1.0"
 
@@ -102,3 +112,37 @@ __all__ = [
     "rpc",
     "stream",
 ]
+
+_MODULES = {
+    "echokernel.addresses": "Address",
+    "echokernel.client": "ClientBuilder ClientPlugin EchoClient",
+    "echokernel.context": "ClientContext ServerContext",
+    "echokernel.discovery": "Advertiser Discovery ServiceInfo",
+    "echokernel.errors": "ConfigError ConnectionClosed EchoError HandlerError InvalidArgument MethodNotFound OutcomeUnknown Overloaded PermissionDenied PluginError ProtocolError RequestCancelled RequestTimeout SerializationError StreamClosed StreamReset StreamStopped TransportError Unauthenticated",
+    "echokernel.flows": "StreamReceiver StreamSender",
+    "echokernel.handlers": "EventHandler RpcHandler StreamHandler event rpc stream",
+    "echokernel.hookspecs": "hookimpl",
+    "echokernel.limits": "Limits",
+    "echokernel.middleware": "Middleware",
+    "echokernel.reconnect": "ReconnectPolicy",
+    "echokernel.registry": "Registry",
+    "echokernel.serializer": "Codec Serializer",
+    "echokernel.server": "EchoServer ServerBuilder ServerPlugin",
+    "echokernel.session": "Session SessionId SessionInfo",
+    "echokernel.transport": "Connection Listener PeerIdentity RecvStream SendStream Transport",
+    "echokernel_protocol.frames": "Frame Header MessageType",
+    "echokernel_protocol.timestamped": "Timestamped",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

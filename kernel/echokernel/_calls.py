@@ -10,19 +10,34 @@ import anyio
 
 from echokernel._context import deadline as inherited_deadline
 from echokernel.deadlines import Deadlines
-from echokernel.errors import ConnectionClosed, InvalidArgument, OutcomeUnknown, RequestTimeout
+from echokernel.errors import (
+    ConnectionClosed,
+    EchoError,
+    InvalidArgument,
+    OutcomeUnknown,
+    RequestTimeout,
+    error_from_code,
+)
 from echokernel_protocol.channel import Announced
+from echokernel_protocol.errors import ErrorInfo
 from echokernel_protocol.frames import Flags
 from echokernel_protocol.maps import encode_map
 from echokernel_protocol.postcard import encode_varint
 
 if TYPE_CHECKING:
     from echokernel._bodies import Bodies
+    from echokernel._codecs import Codecs
     from echokernel._link import Link
-    from echokernel.tasks import Future, TaskScope
+    from echokernel.tasks import Future, TaskScope, Timer
     from echokernel_protocol.hello import Hello
 
+TIMER_GRAIN = 0.002  # seconds; a timer may fire that much early where the loop counts whole milliseconds
+
+_Pending = tuple[Any, str, float]
+"""A request's future, its method, and its deadline where that is the default one, else 0."""
+
 _BODY = int(Flags.BODY)
+_ERROR = int(Flags.ERROR)
 _METADATA = int(Flags.METADATA)
 
 __all__ = ["Calls"]
@@ -31,61 +46,92 @@ __all__ = ["Calls"]
 class Calls:
     """Requests and events of one session, outwards."""
 
-    def __init__(self, link: Link, bodies: Bodies, peer: Hello, tasks: TaskScope) -> None:
+    def __init__(
+        self, link: Link, bodies: Bodies, codecs: Codecs, peer: Hello, default_timeout: float, tasks: TaskScope
+    ) -> None:
+        self.stopped: ConnectionClosed | None = None
+        """Why nothing new is started any more; None while it is."""
         self._link = link
         self._channel = link.channel
         self._bodies = bodies
+        self._codecs = codecs
         self._tasks = tasks
         self._peer = peer
         self._max_frame = peer.max_frame
-        self._pending: dict[int, tuple[Future[Any], str, bool]] = {}
+        self._default_timeout = default_timeout
+        self._pending: dict[int, _Pending] = {}
         self._deadlines = Deadlines(tasks, self._expire)
+        self._next_sweep: Timer | None = None
         self._waiting: deque[tuple[Callable[[int], bool], int, Future[None]]] = deque()
 
     # --- requests ----------------------------------------------------------------------------------------------
 
-    async def request(
-        self, method: str, head: bytes, payload: bytes, timeout: float, explicit: bool, idempotent: bool
-    ) -> tuple[int, bytes]:
-        """Send a request and return its answer's flags and payload.
-
-        ``head`` is the method's name and flags; ``timeout`` in seconds, 0 for none; ``explicit``: it is not the hello's.
-        """
-        now = self._tasks.now()
+    async def request(self, method: str, value: Any, timeout: float | None, returns: Any, idempotent: bool) -> Any:
+        """Send a request and return its result; see :meth:`Session.request`."""
+        codecs = self._codecs
+        try:
+            head = codecs.heads[method]
+            payload = codecs.encoders[value.__class__](value)
+        except KeyError:
+            head = codecs.head(method)
+            payload = codecs.encode(value)
+        if self.stopped is not None:
+            raise self.stopped
+        tasks = self._tasks
+        now = tasks.now()
+        default = timeout is None
+        if timeout is None:
+            timeout = self._default_timeout
         outer = inherited_deadline.get()
         if outer is not None and (not timeout or outer < now + timeout):
-            timeout, explicit = outer - now, True
+            timeout, default = outer - now, False
             if timeout <= 0:
                 raise RequestTimeout(f"{method}: the deadline of the request that is being handled has passed")
         body: bytes | None = None
-        if explicit or len(payload) > self._max_frame:
-            head, payload, body = self._dress(method, head, payload, timeout if explicit else None)
-        extra = 0 if body is None else len(body)
-        size = len(payload) + extra
+        extra = 0
+        if not default or len(payload) > self._max_frame:
+            head, payload, body = self._dress(method, head, payload, None if default else timeout)
+            extra = 0 if body is None else len(body)
         channel = self._channel
-        if self._waiting or not channel.may_call(size) or self._link.is_crowded:
-            await self._wait_for_credit(channel.may_call, size, method, timeout)
+        link = self._link
+        if self._waiting or not channel.may_call(len(payload) + extra) or link.is_crowded():
+            await self._wait_for_credit(channel.may_call, len(payload) + extra, method, timeout)
         request_id = channel.call(head, payload, extra)
         if body is not None:
             self._bodies.send(channel.sent, body)
-        future = self._tasks.future()
-        self._pending[request_id] = future, method, idempotent
-        bucket = self._deadlines.add(now + timeout, request_id) if timeout else 0
-        self._link.wake()
+        future = tasks.future()
+        bucket = 0
+        if default:
+            self._pending[request_id] = future, method, now + timeout if timeout else 0.0
+            if self._next_sweep is None and timeout:
+                self._next_sweep = tasks.call_at(now + timeout, self._sweep)
+        else:
+            self._pending[request_id] = future, method, 0.0
+            if timeout:
+                bucket = self._deadlines.add(now + timeout, request_id)
+        link.wake()
         try:
-            flags, result = await future
-            if isinstance(result, Announced):
-                result = await self._bodies.receive(result)
+            flags, answer = await future
+            if answer.__class__ is Announced:
+                answer = await self._bodies.receive(answer)
         except BaseException as error:
-            self._deadlines.discard(bucket, request_id)
             if self._pending.pop(request_id, None) is not None:  # nobody answered: the caller gave up
                 channel.cancel(request_id)
-                self._link.wake()
+                link.wake()
             if isinstance(error, ConnectionClosed):
                 raise self._lost(method, request_id, error, idempotent) from error
             raise
-        self._deadlines.discard(bucket, request_id)
-        return flags, result
+        finally:
+            if bucket:
+                self._deadlines.discard(bucket, request_id)
+        try:
+            decode = codecs.decoders[returns, flags]
+        except (KeyError, TypeError):
+            if flags & _ERROR:
+                info = ErrorInfo.decode(answer)
+                raise error_from_code(info.code, info.message, info.details) from None
+            decode = codecs.decoder(returns, flags)
+        return decode(answer)
 
     def on_response(self, request_id: int, flags: int, payload: bytes | Announced) -> None:
         """A response is here. One that nobody waits for any more is dropped."""
@@ -94,6 +140,20 @@ class Calls:
             entry[0].set_result((flags, payload))
         elif isinstance(payload, Announced):
             self._bodies.discard(payload)
+
+    def _sweep(self) -> None:
+        """Requests with the default deadline expire in the order in which they were made: one timer is enough."""
+        self._next_sweep = None
+        now = self._tasks.now()
+        expired = []
+        for request_id, (_, _, deadline) in self._pending.items():
+            if deadline > now + TIMER_GRAIN:
+                self._next_sweep = self._tasks.call_at(deadline, self._sweep)
+                break
+            if deadline:
+                expired.append(request_id)
+        for request_id in expired:
+            self._expire(request_id)
 
     def _expire(self, request_id: int) -> None:
         entry = self._pending.pop(request_id, None)
@@ -112,16 +172,25 @@ class Calls:
 
     # --- events ------------------------------------------------------------------------------------------------
 
-    async def emit(self, method: str, head: bytes, payload: bytes) -> None:
+    async def emit(self, method: str, value: Any) -> None:
         """Send an event; waits for the peer's credit and for room."""
+        codecs = self._codecs
+        try:
+            head = codecs.heads[method]
+            payload = codecs.encoders[value.__class__](value)
+        except KeyError:
+            head = codecs.head(method)
+            payload = codecs.encode(value)
+        if self.stopped is not None:
+            raise self.stopped
         body: bytes | None = None
+        extra = 0
         if len(payload) > self._max_frame:
             head, payload, body = self._dress(method, head, payload, None)
-        extra = 0 if body is None else len(body)
-        size = len(payload) + extra
+            extra = 0 if body is None else len(body)
         channel = self._channel
-        if self._waiting or not channel.may_emit(size) or self._link.is_crowded:
-            await self._wait_for_credit(channel.may_emit, size, method, 0)
+        if self._waiting or not channel.may_emit(len(payload) + extra) or self._link.is_crowded():
+            await self._wait_for_credit(channel.may_emit, len(payload) + extra, method, 0)
         channel.emit(head, payload, extra)
         if body is not None:
             self._bodies.send(channel.sent, body)
@@ -180,9 +249,13 @@ class Calls:
             else:
                 return
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: EchoError) -> None:
         """The connection is over: everything that waits fails at once."""
+        self.stopped = error if isinstance(error, ConnectionClosed) else ConnectionClosed(str(error), code=error.code)
         self._deadlines.close()
+        if self._next_sweep is not None:
+            self._next_sweep.cancel()
+            self._next_sweep = None
         pending, self._pending = self._pending, {}
         for future, _, _ in pending.values():
             if not future.done():
@@ -192,8 +265,10 @@ class Calls:
             if not future.done():
                 future.set_exception(error)
 
-    def fail_above(self, last: int, error: Exception) -> None:
-        """The peer goes away: requests with ids above ``last`` will never run."""
+    def go_away(self, last: int, error: ConnectionClosed) -> None:
+        """The peer goes away: nothing new is started, and requests with ids above ``last`` will never run."""
+        if self.stopped is None:
+            self.stopped = error
         for request_id in [request_id for request_id in self._pending if request_id > last]:
             future, _, _ = self._pending.pop(request_id)
             if not future.done():

@@ -90,7 +90,6 @@ class Link:
 
     # --- room for callers --------------------------------------------------------------------------------------
 
-    @property
     def is_crowded(self) -> bool:
         """Whether a caller has to wait in :meth:`wait_room` before it puts a counted frame in."""
         self._put_since_flush += 1

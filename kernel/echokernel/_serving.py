@@ -10,6 +10,7 @@ import anyio.lowlevel
 
 from echokernel import _context
 from echokernel._failures import describe_failure
+from echokernel._calls import TIMER_GRAIN
 from echokernel.deadlines import Deadlines
 from echokernel.errors import ConnectionClosed, InvalidArgument
 from echokernel.middleware import compose
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from echokernel.methods import BoundMethods
     from echokernel.middleware import Middleware, Next
     from echokernel.session import Session
-    from echokernel.tasks import Task, TaskScope
+    from echokernel.tasks import Task, TaskScope, Timer
     from echokernel_protocol.hello import Hello
 
 _ERROR = int(Flags.ERROR)
@@ -77,7 +78,8 @@ class Serving:
         self._onion: Next | None = compose(middleware, session, self._innermost) if middleware else None
         self._peer = peer
         self._default_timeout = peer.timeout / 1000
-        self._running: dict[int, Task] = {}
+        self._running: dict[int, tuple[Task, float, int]] = {}
+        self._next_sweep: Timer | None = None
         self._reasons: dict[int, ErrorInfo] = {}
         self._deadlines = Deadlines(tasks, self._expire)
         self._queues = {name: _EventQueue(name, runners) for name, runners in methods.events.items()}
@@ -97,9 +99,9 @@ class Serving:
         if flags & KIND_MASK:
             self._stop(request_id, ErrorInfo(Code.CANCELLED, "cancelled by the caller"))
             return
-        timeout = self._default_timeout
-        if flags & (_METADATA | _BODY):
-            payload, timeout = self._undress(flags, payload, timeout)
+        timeout = default = self._default_timeout
+        if flags & _METADATA:
+            payload, timeout = self._undress(payload, timeout)
         runners = self._rpcs.get(method)
         slot = (flags & SLOT_MASK) >> SLOT_SHIFT
         if runners is None or slot >= len(runners):
@@ -107,14 +109,17 @@ class Serving:
             return
         deadline = now + timeout if timeout else None
         _context.deadline.set(deadline)  # the task copies the context as it is now
-        bucket = 0 if deadline is None else self._deadlines.add(deadline, request_id)
-        self._running[request_id] = self._tasks.start(
-            self._serve, request_id, method, runners[slot], payload, flags, bucket, name=method
-        )
+        task = self._tasks.start(self._serve, request_id, method, runners[slot], payload, flags, name=method)
+        if deadline is None:
+            self._running[request_id] = task, 0.0, 0
+        elif timeout == default:
+            self._running[request_id] = task, deadline, 0
+            if self._next_sweep is None:
+                self._next_sweep = self._tasks.call_at(deadline, self._sweep)
+        else:
+            self._running[request_id] = task, 0.0, self._deadlines.add(deadline, request_id)
 
-    def _undress(self, flags: int, payload: bytes | Announced, timeout: float) -> tuple[bytes | Announced, float]:
-        if not flags & _METADATA:
-            return payload, timeout
+    def _undress(self, payload: bytes | Announced, timeout: float) -> tuple[bytes | Announced, float]:
         if isinstance(payload, Announced):
             metadata, _ = take_map(payload.metadata)
         else:
@@ -138,9 +143,7 @@ class Serving:
         self._channel.respond(request_id, _ERROR, info.encode())
         self._link.wake()
 
-    async def _serve(
-        self, request_id: int, method: str, run: Runner, payload: bytes | Announced, flags: int, bucket: int
-    ) -> None:
+    async def _serve(self, request_id: int, method: str, run: Runner, payload: bytes | Announced, flags: int) -> None:
         try:
             if isinstance(payload, Announced):
                 payload = await self._bodies.receive(payload)
@@ -153,28 +156,28 @@ class Serving:
             result, flags = describe_failure(method, error).encode(), _ERROR
         except BaseException:  # cancelled: by the peer, by the deadline, or because the session ends
             info = self._reasons.get(request_id) or ErrorInfo(Code.CANCELLED, "the handler was cancelled")
-            self._forget(request_id, bucket)
+            self._forget(request_id)
             self._answer(request_id, method, _ERROR, info.encode())
             raise
-        if self._link.is_crowded:
+        if self._link.is_crowded():
             try:
                 await self._link.wait_room()
             except ConnectionClosed:
-                self._forget(request_id, bucket)
+                self._forget(request_id)
                 return
             except BaseException:
-                self._forget(request_id, bucket)
+                self._forget(request_id)
                 self._answer(request_id, method, flags, result)  # it has run; an answer is better than none
                 raise
-        self._forget(request_id, bucket)
+        self._forget(request_id)
         self._answer(request_id, method, flags, result)
 
-    def _forget(self, request_id: int, bucket: int) -> None:
-        self._running.pop(request_id, None)
+    def _forget(self, request_id: int) -> None:
+        entry = self._running.pop(request_id, None)
+        if entry is not None and entry[2]:
+            self._deadlines.discard(entry[2], request_id)
         if self._reasons:
             self._reasons.pop(request_id, None)
-        if bucket:
-            self._deadlines.discard(bucket, request_id)
 
     def _answer(self, request_id: int, method: str, flags: int, payload: bytes) -> None:
         size = len(payload)
@@ -192,11 +195,23 @@ class Serving:
         self._link.wake()
 
     def _stop(self, request_id: int, reason: ErrorInfo) -> None:
-        task = self._running.get(request_id)
-        if task is not None:
+        entry = self._running.get(request_id)
+        if entry is not None:
+            task = entry[0]
             self._reasons[request_id] = reason
             # not at once: asyncio would drop a task that has not begun, and with it the answer
-            self._tasks.call_soon(task.cancel)
+            self._tasks.call_soon(self._tasks.stop, task)
+
+    def _sweep(self) -> None:
+        """Requests with the caller's default deadline expire in the order in which they came: one timer is enough."""
+        self._next_sweep = None
+        now = self._tasks.now()
+        for request_id, (_, deadline, _) in self._running.items():
+            if deadline > now + TIMER_GRAIN:
+                self._next_sweep = self._tasks.call_at(deadline, self._sweep)
+                break
+            if deadline and request_id not in self._reasons:
+                self._expire(request_id)
 
     def _expire(self, request_id: int) -> None:
         self._stop(request_id, ErrorInfo(Code.DEADLINE_EXCEEDED, "the deadline passed; the handler was stopped"))
@@ -305,6 +320,9 @@ class Serving:
     def close(self) -> None:
         """The session ends: no deadline matters any more."""
         self._deadlines.close()
+        if self._next_sweep is not None:
+            self._next_sweep.cancel()
+            self._next_sweep = None
 
 
 def _size_of(payload: bytes | Announced) -> int:

@@ -16,6 +16,7 @@ import anyio
 
 from echokernel._bodies import Bodies
 from echokernel._calls import Calls
+from echokernel._codecs import Codecs
 from echokernel._flow_table import Flows
 from echokernel._link import Link
 from echokernel._serving import Serving
@@ -27,7 +28,6 @@ from echokernel.errors import (
     RequestTimeout,
     error_from_code,
 )
-from echokernel.serializer import RawSerializer
 from echokernel.tasks import open_tasks
 from echokernel_protocol.channel import Received
 from echokernel_protocol.codes import Code
@@ -37,7 +37,7 @@ from echokernel_protocol.link import GoAway
 from echokernel_protocol.streams import StreamKind, UnknownKind, take_prelude
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from echokernel._node import Node
     from echokernel.context import ClientContext, ServerContext
@@ -102,16 +102,9 @@ class Session:
         self._send, self._recv = send, recv
         self._received = received or []
         self._data: dict[str, Any] = {}
-        self._serializers: tuple[Serializer, ...] = (RawSerializer(), *node.chosen(channel.serializers))
-        self._slot = 1 if len(self._serializers) > 1 else 0
-        self.serializer = self._serializers[self._slot]
-        """What this end codes its own messages with."""
-        self._encoders: dict[type, Any] = {}
-        self._decoders: dict[Any, Any] = {}
-        self._heads: dict[str, bytes] = {}
+        self._codecs = Codecs(node.chosen(channel.serializers))
         self._pings: dict[int, Future[float]] = {}
         self._ping_number = 0
-        self._draining = False
         self._held: list[Received] | None = []
         self._tasks: TaskScope
         self._closing: Future[None] | None = None
@@ -151,6 +144,11 @@ class Session:
             raise AttributeError("this session belongs to a server; it has server_ctx")
         return self._node.context
 
+    @property
+    def serializer(self) -> Serializer:
+        """What this end codes its own messages with."""
+        return self._codecs.serializers[self._codecs.slot]
+
     def __repr__(self) -> str:
         host, port = self.peer_addr
         return f"<Session {self.id} with {host}:{port}{'' if self.closed is None else ', closed'}>"
@@ -184,7 +182,9 @@ class Session:
 
     # --- talking -----------------------------------------------------------------------------------------------
 
-    async def request(
+    # Requests and events return the coroutine of a part instead of awaiting it: once per message, that is worth it.
+
+    def request(
         self,
         method: str,
         value: Any = None,
@@ -192,7 +192,7 @@ class Session:
         timeout: float | None = None,
         returns: Any = Any,
         idempotent: bool = False,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Call a method of the peer and return its result.
 
         ``value``: the one parameter, a tuple for several, None for none. ``timeout``: seconds, 0 for no deadline, None
@@ -203,56 +203,29 @@ class Session:
         Raises MethodNotFound, InvalidArgument, HandlerError, RequestTimeout, OutcomeUnknown, ConnectionClosed and
         whatever else the peer's handler raised. Cancelled, the handler at the peer is cancelled too.
         """
-        try:
-            head = self._heads[method]
-            payload = self._encoders[value.__class__](value)
-        except KeyError:
-            head = self._head(method)
-            payload = self._encoder(value)(value)
-        if self.closed is not None or self._draining:
-            raise self._end_error()
-        explicit = timeout is not None
-        flags, answer = await self._calls.request(
-            method, head, payload, timeout if timeout is not None else self.limits.default_timeout, explicit, idempotent
-        )
-        if flags & _ERROR:
-            info = ErrorInfo.decode(answer)
-            raise error_from_code(info.code, info.message, info.details)
-        try:
-            decode = self._decoders[returns, flags]
-        except (KeyError, TypeError):
-            decode = self._decoder(returns, flags)
-        return decode(answer)
+        return self._calls.request(method, value, timeout, returns, idempotent)
 
-    async def emit(self, event: str, value: Any = None) -> None:
+    def emit(self, event: str, value: Any = None) -> Coroutine[Any, Any, None]:
         """Send an event. Returns once it is on its way; waits while the peer is an event window behind.
 
         Raises SerializationError, InvalidArgument, ConnectionClosed.
         """
-        try:
-            head = self._heads[event]
-            payload = self._encoders[value.__class__](value)
-        except KeyError:
-            head = self._head(event)
-            payload = self._encoder(value)(value)
-        if self.closed is not None or self._draining:
-            raise self._end_error()
-        await self._calls.emit(event, head, payload)
+        return self._calls.emit(event, value)
 
     async def create_stream(self, name: str) -> StreamSender:
         """Open a stream to the peer's handler of that name. A refusal shows when sending.
 
         Raises InvalidArgument for a name that is not valid, ConnectionClosed.
         """
-        head = self._head(name)[:-1] + b"\x00"
-        if self.closed is not None or self._draining:
-            raise self._end_error()
+        head = self._codecs.head(name)[:-1] + b"\x00"
+        if self._calls.stopped is not None:
+            raise self._calls.stopped
         return await self._flows.open(name, head)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time that a round trip to the peer's kernel takes now, in seconds. Raises RequestTimeout."""
         if self.closed is not None:
-            raise self._end_error()
+            raise self.closed
         self._ping_number += 1
         number = self._ping_number
         future = self._pings[number] = self._tasks.future()
@@ -285,8 +258,8 @@ class Session:
             self._tasks = tasks
             link = self._link = Link(self._channel, self._connection, self._send, tasks, self.limits.outbox)
             self._bodies = Bodies(self._connection, tasks, self._violated)
-            self._calls = Calls(link, self._bodies, self.peer, tasks)
-            methods = self._node.methods.bind(self._serializers[1:])
+            self._calls = Calls(link, self._bodies, self._codecs, self.peer, self.limits.default_timeout, tasks)
+            methods = self._node.methods.bind(self._codecs.serializers[1:])
             self._serving = Serving(self, link, self._bodies, methods, self._node.middleware, self.peer, tasks)
             self._flows = Flows(self, link, methods.streams, tasks)
             tasks.start(link.pump, name="session pump")
@@ -367,15 +340,12 @@ class Session:
             future = self._pings.get(number)
             if future is not None and not future.done():
                 future.set_result(time.perf_counter())
-        if channel.goaway is not None and not self._draining:
-            self._draining = True
         if channel.goaway is not None:
-            error = ConnectionClosed(
-                f"the peer is going away{': ' + channel.goaway.reason if channel.goaway.reason else ''}; this was never run",
-                code=Code.GOING_AWAY,
-                by_peer=True,
+            reason = f": {channel.goaway.reason}" if channel.goaway.reason else ""
+            self._calls.go_away(
+                channel.goaway.last,
+                ConnectionClosed(f"the peer goes away{reason}; this was never run", code=Code.GOING_AWAY, by_peer=True),
             )
-            self._calls.fail_above(channel.goaway.last, error)
 
     async def _tell_connected(self) -> None:
         try:
@@ -413,12 +383,6 @@ class Session:
                 future.set_exception(error)
         self._flows.fail(error)
 
-    def _end_error(self) -> EchoError:
-        if self.closed is not None:
-            return self.closed
-        reason = self._channel.goaway.reason if self._channel.goaway else "this node stops"
-        return ConnectionClosed(f"nothing new is accepted: {reason}", code=Code.GOING_AWAY, by_peer=self._channel.goaway is not None)
-
     def _violated(self, violation: ProtocolViolation) -> None:
         """Something beside the channel broke the protocol: close, from a task that may."""
         logger.warning("session %s: closed, the peer broke the protocol: %s", self.id, violation)
@@ -426,7 +390,7 @@ class Session:
 
     async def drain(self, reason: str, retry_after: float = 0.0) -> None:
         """Tell the peer that we stop, let everything open finish, and close. Cancel it to close at once."""
-        self._draining = True
+        self._calls.stopped = ConnectionClosed(f"nothing new is started: {reason}", code=Code.GOING_AWAY)
         try:
             after = int(retry_after * 1000)
             self._channel.go_away(GoAway(code=Code.GOING_AWAY, retry_after=after, reason=reason))
@@ -486,46 +450,6 @@ class Session:
             self._violated(violation)
         except ConnectionClosed:
             return
-
-    # --- codecs, made once per method and type -----------------------------------------------------------------
-
-    def _head(self, method: str) -> bytes:
-        head = self._heads.get(method)
-        if head is None:
-            try:
-                check_method(method)
-            except ValueError as error:
-                raise InvalidArgument(str(error)) from None
-            head = encode_method(method, self._slot << SLOT_SHIFT)
-            if len(self._heads) < 1024:
-                self._heads[method] = head
-        return head
-
-    def _encoder(self, value: Any) -> Any:
-        kind = value.__class__
-        encode = self._encoders.get(kind)
-        if encode is None:
-            encode = self.serializer.codec(kind if _has_schema(kind) else Any).encode
-            if len(self._encoders) < 1024:
-                self._encoders[kind] = encode
-        return encode
-
-    def _decoder(self, returns: Any, flags: int) -> Any:
-        slot = (flags >> SLOT_SHIFT) & 3
-        if slot >= len(self._serializers):
-            raise ProtocolError(f"the answer uses serializer slot {slot}, which was not agreed in the hello")
-        decode = self._serializers[slot].codec(returns).decode
-        try:
-            if len(self._decoders) < 1024:
-                self._decoders[returns, flags] = decode
-        except TypeError:
-            pass  # an annotation that cannot be hashed
-        return decode
-
-
-def _has_schema(kind: type) -> bool:
-    """Whether the class itself says what its values look like."""
-    return hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__")
 
 
 def _refuse(recv: RecvStream, send: SendStream | None, code: int) -> None:

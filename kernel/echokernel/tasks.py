@@ -30,13 +30,9 @@ __all__ = ["Future", "Task", "TaskScope", "Timer", "open_tasks"]
 
 
 class Task(Protocol):
-    """A running task."""
+    """A running task. :meth:`TaskScope.stop` ends it."""
 
-    @property
     def done(self) -> bool: ...
-
-    def cancel(self) -> None:
-        """Ask the task to stop, and keep asking until it has. Never raises."""
 
 
 class Timer(Protocol):
@@ -77,6 +73,10 @@ class TaskScope(ABC):
         self, function: Callable[..., Awaitable[object]], *args: Any, name: str = "", context: contextvars.Context | None = None
     ) -> Task:
         """Start ``function(*args)`` as a task, in ``context`` or a copy of the current one."""
+
+    @abstractmethod
+    def stop(self, task: Task) -> None:
+        """Cancel a task of this scope, and again each second until it has ended. Never raises."""
 
     @abstractmethod
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
@@ -138,32 +138,12 @@ def _report_stuck(names: list[str]) -> None:
 # --- asyncio --------------------------------------------------------------------------------------------------------
 
 
-class _AsyncioTask:
-    __slots__ = ("name", "scope", "task")
-
-    def __init__(self, scope: _AsyncioTasks, name: str) -> None:
-        self.scope = scope
-        self.name = name
-        self.task: asyncio.Task[None]
-
-    @property
-    def done(self) -> bool:
-        return self.task.done()
-
-    def cancel(self) -> None:
-        if not self.task.done():
-            self.task.cancel()
-            # one that is cancelled before its first step never reaches its own ``finally``
-            self.task.add_done_callback(lambda _: self.scope.running.discard(self))
-            self.scope.cancel_again_later(self)
-
-
 class _AsyncioTasks(TaskScope):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.running: set[_AsyncioTask] = set()
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._started = 0
         self._watched: set[_AsyncioWatch] = set()
-        self._timers: set[asyncio.TimerHandle] = set()
         self._closed = False
         self.now = self._loop.time  # type: ignore[method-assign]  # bound once: called per message
         self.future = self._loop.create_future  # type: ignore[method-assign]
@@ -177,20 +157,27 @@ class _AsyncioTasks(TaskScope):
     def start(
         self, function: Callable[..., Awaitable[object]], *args: Any, name: str = "", context: contextvars.Context | None = None
     ) -> Task:
-        handle = _AsyncioTask(self, name or getattr(function, "__qualname__", "task"))
-        self.running.add(handle)
-        handle.task = self._loop.create_task(self._run(handle, function, args), context=context)
+        self._started = key = self._started + 1
+        task = self._running[key] = self._loop.create_task(
+            self._run(key, function, args), name=name or getattr(function, "__qualname__", "task"), context=context
+        )
         if self._closed:
-            handle.cancel()
-        return handle
+            self.stop(task)
+        return task
 
-    async def _run(self, handle: _AsyncioTask, function: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
+    async def _run(self, key: int, function: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         try:
             await function(*args)
         except Exception as error:
-            _report_crash(handle.name, error)
+            _report_crash(self._running[key].get_name(), error)
         finally:
-            self.running.discard(handle)
+            del self._running[key]
+
+    def stop(self, task: Any) -> None:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(self._forget)  # cancelled before its first step, it never reaches ``finally``
+            self._loop.call_later(CANCEL_AGAIN, self.stop, task)
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         self._loop.call_soon(function, *args)
@@ -203,32 +190,39 @@ class _AsyncioTasks(TaskScope):
         try:
             self._loop.add_reader(sock, function)
         except NotImplementedError:  # Windows' proactor loop: anyio brings a selector thread
-            return self.start(_watch_with_anyio, sock, function, name="watch_readable")
+            return _Stopping(self, self.start(_watch_with_anyio, sock, function, name="watch_readable"))
         self._watched.add(watch)
         return watch
 
-    def cancel_again_later(self, handle: _AsyncioTask) -> None:
-        self._loop.call_later(CANCEL_AGAIN, self._cancel_again, handle)
-
-    def _cancel_again(self, handle: _AsyncioTask) -> None:
-        if not handle.task.done():
-            handle.task.cancel()
-            self.cancel_again_later(handle)
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        key = next((key for key, running in self._running.items() if running is task), None)
+        if key is not None:
+            del self._running[key]
 
     async def close(self) -> None:
         self._closed = True
         for watch in list(self._watched):
             watch.cancel()
         me = asyncio.current_task()
-        waiting = [handle for handle in self.running if handle.task is not me]
-        for handle in waiting:
-            handle.cancel()
+        waiting = [task for task in self._running.values() if task is not me]
+        for task in waiting:
+            self.stop(task)
         if not waiting:
             return
         with anyio.CancelScope(shield=True):
-            _, pending = await asyncio.wait([handle.task for handle in waiting], timeout=CLOSE_GRACE)
+            _, pending = await asyncio.wait(waiting, timeout=CLOSE_GRACE)
         if pending:
-            _report_stuck([handle.name for handle in waiting if handle.task in pending])
+            _report_stuck([task.get_name() for task in pending])
+
+
+class _Stopping:
+    """A watch that is a task."""
+
+    def __init__(self, scope: TaskScope, task: Task) -> None:
+        self._scope, self._task = scope, task
+
+    def cancel(self) -> None:
+        self._scope.stop(self._task)
 
 
 class _AsyncioWatch:
@@ -301,14 +295,17 @@ class _TrioFuture(Generic[T]):
 
 
 class _TrioTask:
-    __slots__ = ("done", "name", "scope")
+    __slots__ = ("ended", "name", "scope")
 
     def __init__(self, name: str) -> None:
         import trio
 
         self.name = name
         self.scope = trio.CancelScope()
-        self.done = False
+        self.ended = False
+
+    def done(self) -> bool:
+        return self.ended
 
     def cancel(self) -> None:
         self.scope.cancel()
@@ -347,7 +344,7 @@ class _TrioTasks(TaskScope):
 
     def start(
         self, function: Callable[..., Awaitable[object]], *args: Any, name: str = "", context: contextvars.Context | None = None
-    ) -> Task:
+    ) -> Any:
         if self._nursery is None:
             raise RuntimeError("on trio a TaskScope has to be entered: async with open_tasks() as tasks")
         handle = _TrioTask(name or getattr(function, "__qualname__", "task"))
@@ -365,10 +362,13 @@ class _TrioTasks(TaskScope):
         except Exception as error:
             _report_crash(handle.name, error)
         finally:
-            handle.done = True
+            handle.ended = True
             self._running.discard(handle)
             if self._ended is not None and not self._running:
                 self._ended.set()
+
+    def stop(self, task: Any) -> None:
+        task.cancel()
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         self._token.run_sync_soon(_guarded, function, args)

@@ -118,6 +118,7 @@ class Channel:
         self._pongs = 0
         # ids
         self._next_id = 1 if role is Role.DIALER else 2
+        self._parity = 0 if role is Role.DIALER else 1  # the remainder of the peer's ids by 2
         self._last_peer_id = 0
         self._goaway_last = MAX_REQUEST_ID
         # our requests and flows
@@ -262,7 +263,9 @@ class Channel:
                 return True
             self.late += 1
             return False
-        self._take_peer_id(request_id, method)
+        if request_id <= self._last_peer_id or request_id % 2 != self._parity or not method:
+            self._take_peer_id(request_id, method)  # which says what is wrong
+        self._last_peer_id = request_id
         size += FRAME_CHARGE
         if len(self._peer_calls) >= self.ours.max_requests:
             raise ProtocolViolation(f"more than {self.ours.max_requests:,} open requests", code=Code.LIMIT_EXCEEDED)
@@ -310,11 +313,6 @@ class Channel:
                 return True
         self.late += 1
         return False
-
-    @property
-    def _parity(self) -> int:
-        """The remainder of the peer's ids by 2."""
-        return 0 if self.role is Role.DIALER else 1
 
     def _take_peer_id(self, request_id: int, method: str) -> None:
         if request_id <= self._last_peer_id or request_id % 2 != self._parity:
@@ -406,7 +404,10 @@ class Channel:
         size = len(payload) + body + FRAME_CHARGE
         self._calls[request_id] = size
         self._call_bytes += size
-        self._put(encode_frame(_REQUEST, request_id, method_and_flags, payload))
+        frame = encode_frame(_REQUEST, request_id, method_and_flags, payload)
+        self._outbox.append(frame)
+        self.outbox_size += len(frame)
+        self.sent += 1
         return request_id
 
     def cancel(self, request_id: int) -> None:
@@ -418,7 +419,10 @@ class Channel:
     def respond(self, request_id: int, flags: int, payload: bytes) -> None:
         """Answer one of the other end's requests; its id is closed then. Raises KeyError when it was answered."""
         self._peer_call_bytes -= self._peer_calls.pop(request_id)
-        self._put(encode_frame(_RESPONSE, request_id, _NAMELESS[flags], payload))
+        frame = encode_frame(_RESPONSE, request_id, _NAMELESS[flags], payload)
+        self._outbox.append(frame)
+        self.outbox_size += len(frame)
+        self.sent += 1
 
     def is_open_peer_call(self, request_id: int) -> bool:
         """Whether the other end waits for our response to this id."""

@@ -163,13 +163,19 @@ def encode_frame(message_type: int, request_id: int, method_and_flags: bytes, pa
 
 def decode_frame(data: bytes, start: int, end: int, names: dict[bytes, str]) -> RawFrame:
     """Return the frame in ``data[start:end]``. ``names`` remembers checked names. Raises ProtocolViolation."""
+    frames: list[RawFrame] = []
+    _decode(data, start, end, names, frames)
+    return frames[0]
+
+
+def _decode(data: bytes, position: int, end: int, names: dict[bytes, str], frames: list[RawFrame]) -> None:
+    """Append the frame in ``data[position:end]``. Numbers of one, two and three bytes are read here: nearly all are."""
     try:
-        message_type = data[start]
+        message_type = data[position]
         if message_type > 3:
             raise ProtocolViolation(f"message type {message_type} is unknown; known are 0 to 3")
-        position = start + 1
-        request_id = data[position]
-        position += 1
+        request_id = data[position + 1]
+        position += 2
         if request_id > 127:
             byte = data[position]
             if byte < 128:
@@ -184,26 +190,28 @@ def decode_frame(data: bytes, start: int, end: int, names: dict[bytes, str]) -> 
                     request_id, position = take_varint(data, position - 1, maximum=MAX_REQUEST_ID)
         length = data[position]
         position += 1
+        if length:
+            if length > 127:
+                length, position = take_varint(data, position - 1)
+            raw = data[position : position + length]
+            method = names.get(raw)
+            if method is None:
+                method = _check_name(raw, length, names)
+            position += length
+        else:
+            method = ""
+        flags = data[position]
+        length = data[position + 1]
+        position += 2
         if length > 127:
             length, position = take_varint(data, position - 1)
-        raw = data[position : position + length]
-        method = names.get(raw)
-        if method is None:
-            method = _check_name(raw, length, names)
-        position += length
-        flags = data[position]
-        position += 1
         if not _LEGAL_BYTES[message_type << 8 | flags]:
             raise ProtocolViolation(
                 f"flags {flags:#04x} mean nothing on a {MessageType(message_type).name.lower()} frame of this version"
             )
-        length = data[position]
-        position += 1
-        if length > 127:
-            length, position = take_varint(data, position - 1)
         if position + length != end or end > len(data):
             raise ProtocolViolation("a frame's payload does not end where the frame ends")
-        return message_type, request_id, method, flags, data[position:end]
+        frames.append((message_type, request_id, method, flags, data[position:end]))
     except (Truncated, IndexError) as error:
         raise ProtocolViolation("a frame is shorter than its header says") from error
     except Malformed as error:
@@ -271,7 +279,7 @@ class FrameDecoder:
             if end > size:
                 needed = 4 + length
                 break
-            frames.append(decode_frame(data, position + 4, end, names))
+            _decode(data, position + 4, end, names, frames)
             position = end
         self._needed = needed
         self._size = size - position

@@ -157,7 +157,8 @@ def test_secrets_are_never_shown(load: Load, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("canary-1")
     text = GOOD + (
         'token = "canary-2"\nhost = { env = "HOST" }\nauthenticators = ["token"]\n'
-        '[connect.up]\nurl = "fake://h:1"\ncredentials = { file = "token" }\n[authenticator.token]\ntokens = ["canary-3"]\n'
+        '[connect.up]\nurl = "fake://h:1"\ncredentials = { file = "token" }\n'
+        '[authenticator.token]\ntokens = ["canary-3"]\n'
     )
     config = load(text, environ={"HOST": "canary-4"})
     entries = {".".join(entry.path): (entry.value, entry.origin) for entry in config.effective()}

@@ -9,7 +9,9 @@ import pytest
 from fake_plugins import EVERYTHING, FakeSite
 
 from echokernel._hooking import HOOK_NAMES
+from echokernel._installed import API
 from echokernel.cli._hooks import markdown
+from echokernel.hookspecs import ENTRY_POINT_GROUP
 from echokernel.loader import Loaded, load_plugins
 from echokernel.registry import Registry
 
@@ -62,6 +64,10 @@ REGISTERED: dict[str, Callable[[Registry], object]] = {
 def loaded(bare_site: FakeSite) -> Loaded:
     bare_site.plugin("every", EVERYTHING + COMMANDS_AND_CHECKS)
     return load_plugins(["every"], environ={})
+
+
+def test_the_scanner_and_the_hooks_mean_the_same_api() -> None:
+    assert f"echokernel.plugins.v{API}" == ENTRY_POINT_GROUP
 
 
 def test_every_hook_is_exercised() -> None:

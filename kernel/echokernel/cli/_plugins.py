@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from echokernel.loader import installed_plugins
+    from echokernel._installed import installed_plugins  # not by way of the loader, which needs pluggy
 
     plugins = installed_plugins()
     if arguments.action is None:

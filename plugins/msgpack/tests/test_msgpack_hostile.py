@@ -169,7 +169,8 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("type_", [Any, Flat, Tree, list[list[Any]], list[int], tuple[int, int], list[float]])
+@pytest.mark.slow
+@pytest.mark.parametrize("type_", [Any, Flat, list[list[Any]], tuple[int, int]])
 @pytest.mark.parametrize("bomb", bombs().values(), ids=bombs())
 def test_a_bomb_takes_bounded_memory_and_time(type_: Any, bomb: bytes) -> None:
     codec = SERIALIZER.codec(type_)
@@ -232,7 +233,6 @@ def test_a_key_comes_once(type_: Any, data: bytes) -> None:
         b"\xc7\x03\x01abc",
         b"\xd6\xff" + b"\xff" * 4 + b"\0",
         b"\xc7\x05\xff12345",  # a timestamp of 5 bytes
-        b"\xd7\xff" + b"\xff" * 8,  # a timestamp with more nanoseconds than a second has
         b"\xc7\x0c\xff\0\0\0\0" + b"\x7f" + b"\xff" * 7,  # a timestamp after the end of the calendar
         b"\xa2\xff\xfe",  # not UTF-8
         b"\xa3\xed\xa0\x80",  # a surrogate

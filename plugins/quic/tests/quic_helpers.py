@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+from aioquic.quic.events import StreamDataReceived, StreamReset
+
 from echokernel.addresses import Address, parse_address
 from echokernel.tasks import TaskScope, open_tasks
 from echokernel_quic import QuicConfig, QuicTransport
@@ -62,7 +65,7 @@ async def connected(
                 await listener.close()
             if between is not None:
                 between.close()
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
 
 class Relay:
@@ -160,13 +163,15 @@ class Wire:
 
     SERVER, CLIENT = ("127.0.0.1", 4433), ("127.0.0.1", 50_000)
 
-    def __init__(self, *, seed: int = 1, loss: float = 0.0, latency: float = 0.005, max_streams: int = 128) -> None:
+    def __init__(
+        self, *, seed: int = 1, loss: float = 0.0, latency: float = 0.005, max_streams: int = 128, loopback: bool = True
+    ) -> None:
         self.random = random.Random(seed)
-        self.loss, self.latency = loss, latency
+        self.loss, self.latency, self.loopback = loss, latency, loopback
         self.now = 100.0
         self.config = QuicConfig(max_streams=max_streams, congestion_control=CongestionControl.NewReno)
         self.client = make_engine(
-            self.config, policy=TrustPolicy(verify=False), server_name="localhost", reset_key=b"c", loopback=True
+            self.config, policy=TrustPolicy(verify=False), server_name="localhost", reset_key=b"c", loopback=loopback
         )
         self.client.connect(self.SERVER, now=self.now)
         self.server: Engine | None = None
@@ -181,7 +186,7 @@ class Wire:
             self.config,
             identity=self.identity,
             reset_key=self.reset_key,
-            loopback=True,
+            loopback=self.loopback,
             original_destination_connection_id=data[6 : 6 + data[5]],
         )
         return engine
@@ -229,10 +234,8 @@ class Wire:
     def _collect(self, engine: Engine) -> None:
         while (event := engine.next_event()) is not None:
             self.events.setdefault(engine, []).append(event)
-            stream_id = getattr(event, "stream_id", None)
-            if stream_id is not None and (stream := engine.stream(stream_id)) is not None:
-                if type(event).__name__ in ("StreamDataReceived", "StreamReset"):
-                    engine.track(stream)
+            if isinstance(event, StreamDataReceived | StreamReset) and (stream := engine.stream(event.stream_id)):
+                engine.track(stream)
 
     def engines(self) -> list[Engine]:
         return [self.client] if self.server is None else [self.client, self.server]
@@ -244,7 +247,8 @@ class Wire:
 
     def handshake(self) -> None:
         self.run(5, lambda: self.server is not None and self.client.handshake_confirmed)
-        assert self.server is not None and self.server.handshake_complete
+        assert self.server is not None
+        assert self.server.handshake_complete
         self.client.establish()
         self.server.establish()
 
@@ -253,7 +257,11 @@ def process(code: str, *arguments: str, env: dict[str, str] | None = None) -> su
     """Start a Python program that can import what we can."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **(env or {})}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
 
 
@@ -267,5 +275,5 @@ def rss_kib(pid: int | None = None) -> int:
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait for a condition; for what has no event to wait for."""
     with anyio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # what is watched has no event
             await anyio.sleep(0.005)

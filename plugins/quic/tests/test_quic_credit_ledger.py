@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from echokernel_quic.credit import STEP, STRANGER_WINDOW, STREAM_WINDOW_MAX, TOTAL_WINDOWS, Credit, StreamCredit
 
 

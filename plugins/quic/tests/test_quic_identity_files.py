@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from quic_certificates import authority, issue
+from quic_helpers import process
+
 from echokernel.errors import ConfigError
 from echokernel_quic import identity
 from echokernel_quic.fingerprints import is_fingerprint
 from echokernel_quic.identity import CERTIFICATE_FILE, KEY_FILE, load_identity, own_fingerprint, self_signed_identity
-from quic_certificates import authority, issue
-from quic_helpers import process
 
 
 def test_it_is_made_once_and_only_its_owner_can_read_it(state_dir: Path) -> None:

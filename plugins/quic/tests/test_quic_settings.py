@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
+
 from echokernel.errors import ConfigError
 from echokernel.registry import Registry
 from echokernel_quic import CongestionControl, QuicConfig, QuicTransport, plugin
 from echokernel_quic.settings import ConnectSettings, ListenSettings
-from pydantic import ValidationError
 
 PIN = "sha256:" + "A" * 43
 
@@ -32,12 +33,15 @@ def test_the_builder_of_the_seed() -> None:
 
 
 def test_what_is_not_there_yet_says_so_all_at_once() -> None:
-    builder = QuicConfig.builder().enable_0rtt().congestion_control(CongestionControl.BBR).with_fingerprint("sha256:short")
+    builder = (
+        QuicConfig.builder().enable_0rtt().congestion_control(CongestionControl.BBR).with_fingerprint("sha256:short")
+    )
     with pytest.raises(ConfigError) as caught:
         builder.build()
     lines = caught.value.message.splitlines()
     assert [line.split(":")[0] for line in lines] == ["enable_0rtt", "congestion_control", "fingerprint"]
-    assert "not available yet" in lines[0] and "BBR is not available yet" in lines[1]
+    assert "not available yet" in lines[0]
+    assert "BBR is not available yet" in lines[1]
     with pytest.raises(ConfigError, match="not available yet"):
         QuicConfig.builder().enable_0rtt().build()
     with pytest.raises(ConfigError, match="BBR"):
@@ -54,7 +58,9 @@ def test_impossible_values_are_refused(values: dict[str, object]) -> None:
 
 def test_settings_become_the_configuration() -> None:
     config = ListenSettings(certificate="c.pem", key="k.pem", congestion_control="newreno", retry=True).to_config()
-    assert config.certificate == "c.pem" and config.retry and config.congestion_control is CongestionControl.NewReno
+    assert config.certificate == "c.pem"
+    assert config.retry
+    assert config.congestion_control is CongestionControl.NewReno
     assert ListenSettings().to_config() == QuicConfig()
     assert ConnectSettings().to_config() == QuicConfig()
     assert ConnectSettings(fingerprint=PIN).to_config().fingerprints == (PIN,)
@@ -76,7 +82,8 @@ def test_the_plugin_registers_the_scheme() -> None:
     registry.enter("quic")
     plugin.echokernel_transports(registry)
     factory = registry.transports["quic"].value
-    assert factory.listen_settings is ListenSettings and factory.connect_settings is ConnectSettings
+    assert factory.listen_settings is ListenSettings
+    assert factory.connect_settings is ConnectSettings
     assert isinstance(factory.create(ListenSettings()), QuicTransport)
     assert isinstance(factory.create(ConnectSettings()), QuicTransport)
 

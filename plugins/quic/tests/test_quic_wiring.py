@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from echokernel.errors import ConnectionClosed, InvalidArgument, StreamClosed, StreamReset, StreamStopped
 from quic_helpers import connected, until
+
+from echokernel.errors import ConnectionClosed, InvalidArgument, StreamClosed, StreamReset, StreamStopped
 
 pytestmark = pytest.mark.anyio
 
@@ -22,6 +23,22 @@ async def test_bytes_travel_both_ways_and_end() -> None:
         await back.write(b"and back")
         await back.finish()
         assert await recv.read_to_end(100) == b"and back"
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+async def test_uvloop_carries_it_too(anyio_backend: object) -> None:
+    pytest.importorskip("uvloop")
+    async with connected() as pair:
+        send, recv = await pair.client.open_bi_stream()
+        await send.write(bytes(200_000))
+        await send.finish()
+        back, arriving = await pair.server.accept_bi_stream()
+        assert len(await arriving.read_to_end(300_000)) == 200_000
+        await back.finish()
+        assert await recv.read() == b""
+        assert await pair.client.ping() > 0
+        await pair.client.close(1, "done")
+        assert (await pair.server.wait_closed()).code == 1  # type: ignore[attr-defined]
 
 
 async def test_the_acceptor_opens_streams_too() -> None:
@@ -70,12 +87,12 @@ async def test_reset_and_stop_carry_their_codes_both_ways() -> None:
         await send.write(b"begin")
         back, arriving = await pair.server.accept_bi_stream()
         send.reset(4711)
-        with pytest.raises(StreamReset) as reset:
+        with pytest.raises(StreamReset) as reset:  # noqa: PT012
             while True:
                 await arriving.read()
         assert reset.value.code == 4711
         recv.stop(4712)
-        with pytest.raises(StreamStopped) as stopped:
+        with pytest.raises(StreamStopped) as stopped:  # noqa: PT012
             while True:
                 await back.write(b"x")
                 await anyio.sleep(0.01)
@@ -92,7 +109,8 @@ async def test_close_tells_the_peer_code_and_reason() -> None:
         assert isinstance(error, ConnectionClosed)
         assert (error.code, error.reason, error.by_peer) == (22, "going home", True)
         ours = await pair.client.wait_closed()
-        assert isinstance(ours, ConnectionClosed) and not ours.by_peer
+        assert isinstance(ours, ConnectionClosed)
+        assert not ours.by_peer
         await pair.client.close()
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioquic.quic import events
 from aioquic.quic.packet import QuicErrorCode
+
 from echokernel.errors import ConnectionClosed, InvalidArgument
 from echokernel.tasks import TaskScope, Timer
 from echokernel.transport import Connection, PeerIdentity
 from echokernel_protocol.codes import Code
-
 from echokernel_quic.engine import Engine, is_unidirectional
 from echokernel_quic.keepalive import KeepAlive, Verdict
 from echokernel_quic.path import PathSize
@@ -110,7 +111,7 @@ class QuicConnection(Connection):
         self._forgotten = False
         engine.on_streams_gone = self._streams_gone
 
-    # --- Connection --------------------------------------------------------------------------------------------------
+    # --- Connection -------------------------------------------------------------------------------------------------
 
     @property
     def peer_addr(self) -> tuple[str, int]:
@@ -168,7 +169,8 @@ class QuicConnection(Connection):
     async def ping(self) -> float:
         self._check()
         self._ping_id += 1
-        uid, answer, began = self._ping_id, self.tasks.future(), self.tasks.now()
+        uid, answer = self._ping_id, self.tasks.future()
+        began = time.perf_counter()  # uvloop's own clock moves in milliseconds
         self._pings[uid] = answer
         self.engine.ping(uid)
         self.schedule_flush()
@@ -177,7 +179,7 @@ class QuicConnection(Connection):
         finally:
             self._pings.pop(uid, None)
         self._check()
-        return self.tasks.now() - began
+        return time.perf_counter() - began
 
     def flush(self) -> None:
         if self._dirty:
@@ -206,11 +208,10 @@ class QuicConnection(Connection):
             await self._goodbye_waiters.wait()
 
     def stats(self) -> Mapping[str, int | float]:
-        path = self.engine._network_paths[0] if self.engine._network_paths else None
         return {
             "packets_sent": self.engine.packets_sent,
             "packets_received": self.engine.packets_received,
-            "bytes_sent": path.bytes_sent if path else 0,
+            "bytes_sent": self.engine.bytes_sent,
             "rtt": self.engine.rtt,
             "congestion_window": self.engine.congestion_window,
             "datagram_size": self.engine.datagram_size,
@@ -220,7 +221,7 @@ class QuicConnection(Connection):
             "stalls": self._keepalive.stalls,
         }
 
-    # --- what streams ask ----------------------------------------------------------------------------------------------
+    # --- what streams ask -------------------------------------------------------------------------------------------
 
     def schedule_flush(self) -> None:
         """Send at the end of this turn of the event loop: all that is written in it leaves together."""
@@ -244,7 +245,7 @@ class QuicConnection(Connection):
             self.schedule_flush()
         self.consumed(stream, dropped, at_end=at_end, more=False)
 
-    # --- what the endpoint does ----------------------------------------------------------------------------------------
+    # --- what the endpoint does -------------------------------------------------------------------------------------
 
     def feed(self, data: bytes, address: Any, now: float) -> None:
         """Take one datagram; :meth:`batch_done` follows."""
@@ -322,7 +323,7 @@ class QuicConnection(Connection):
         )
         self._forget()
 
-    # --- opening -------------------------------------------------------------------------------------------------------
+    # --- opening ----------------------------------------------------------------------------------------------------
 
     async def _open(self, *, unidirectional: bool) -> QuicStream:
         waiters = self._openers[unidirectional]
@@ -337,14 +338,12 @@ class QuicConnection(Connection):
         return self.engine.open_stream(unidirectional)  # no await between the check and this: no id is ever lost
 
     def _may_open(self, unidirectional: bool) -> bool:
-        return self._own_streams < MAX_OWN_STREAMS and self.engine.can_open(unidirectional)
+        return self._own_streams < MAX_OWN_STREAMS and self.engine.may_open(unidirectional) > 0
 
     def _wake_openers(self) -> None:
         for unidirectional, waiters in self._openers.items():
             if waiters and self._may_open(unidirectional):
-                limit = self.engine._remote_max_streams_uni if unidirectional else self.engine._remote_max_streams_bidi
-                free = limit - self.engine.get_next_available_stream_id(unidirectional) // 4
-                for _ in range(min(free, MAX_OWN_STREAMS - self._own_streams)):
+                for _ in range(min(self.engine.may_open(unidirectional), MAX_OWN_STREAMS - self._own_streams)):
                     waiters.wake_one()
 
     def _check_open(self) -> None:
@@ -366,7 +365,7 @@ class QuicConnection(Connection):
         recv = self._recv[stream.stream_id] = QuicRecvStream(self, stream, accepted=accepted)
         return recv
 
-    # --- events --------------------------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------------------------
 
     def _handle_event(self, event: events.QuicEvent) -> None:
         if isinstance(event, events.StreamDataReceived):
@@ -402,7 +401,7 @@ class QuicConnection(Connection):
     def _appeared(self, stream_id: int) -> QuicRecvStream | None:
         """The peer opened this stream."""
         stream = self.engine.stream(stream_id)
-        if stream is None or (stream_id & 1 == 0) == self.engine._is_client:
+        if stream is None or (stream_id & 1 == 0) == self.engine.is_client:
             return None
         self.engine.track(stream)
         recv = self._add_recv(stream, accepted=False)
@@ -431,14 +430,14 @@ class QuicConnection(Connection):
         for stream_id in stream_ids:
             self._send.pop(stream_id, None)
             self._recv.pop(stream_id, None)
-            if (stream_id & 1 == 0) == self.engine._is_client:
+            if (stream_id & 1 == 0) == self.engine.is_client:
                 self._own_streams -= 1
 
     def _wake_writers(self) -> None:
         if self.full_streams:
             self.full_streams = {stream for stream in self.full_streams if not stream.wake_below_low_water()}
 
-    # --- sending -------------------------------------------------------------------------------------------------------
+    # --- sending ----------------------------------------------------------------------------------------------------
 
     def _planned_flush(self) -> None:
         self._flush_planned = False
@@ -488,7 +487,7 @@ class QuicConnection(Connection):
             self._put(backlog, self.tasks.now())
             self.schedule_flush()
 
-    # --- time ----------------------------------------------------------------------------------------------------------
+    # --- time -------------------------------------------------------------------------------------------------------
 
     def _arm(self, now: float) -> None:
         """One timer; it is moved only to be earlier. One that comes too early finds nothing to do and is set again."""
@@ -542,7 +541,7 @@ class QuicConnection(Connection):
             return
         self._transmit()
 
-    # --- the end -------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     async def _drain(self, limit: float) -> None:
         """Wait until the peer has acknowledged all that was written, at most ``limit`` seconds."""

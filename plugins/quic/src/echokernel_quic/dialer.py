@@ -7,7 +7,6 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from echokernel.errors import ConnectionClosed, TransportError
-
 from echokernel_quic.config import ALPN
 from echokernel_quic.connection import QuicConnection
 from echokernel_quic.factory import make_engine
@@ -19,7 +18,6 @@ from echokernel_quic.waiters import Waiters
 if TYPE_CHECKING:
     from echokernel.addresses import Address
     from echokernel.tasks import TaskScope
-
     from echokernel_quic.config import QuicConfig
     from echokernel_quic.trust import TrustPolicy
 
@@ -134,7 +132,7 @@ class Dialer:
         if self._refused and self._loopback and not self.connection.ready:
             self.connection.lost(ConnectionClosed("the port is closed"))
 
-    # --- Endpoint ------------------------------------------------------------------------------------------------------
+    # --- Endpoint ---------------------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
         batch, refused = receive_batch(self._socket)

@@ -1,4 +1,4 @@
-"""The key and certificate that a node shows: PEM files of the user's, or an identity of its own that is made once and kept."""
+"""The key and certificate that a node shows: PEM files, or an identity of its own that is made once and kept."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from echokernel.errors import ConfigError
 
+from echokernel.errors import ConfigError
 from echokernel_quic.fingerprints import fingerprint
 
 CERTIFICATE_DAYS = 825

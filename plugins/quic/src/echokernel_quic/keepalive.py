@@ -21,9 +21,9 @@ class Verdict(Enum):
 class KeepAlive:
     """Watches one peer. It is dead after ``limit`` seconds of silence with at least two unanswered probes.
 
-    Probes start after ``first`` seconds of silence. With the defaults (limit 4.5 s, first 0.9 s for a dialer and 1.5 s for
-    an acceptor) a blackout of 3 s survives, because the peer is probed every 0.4 s and answers within 4 s, and a dead
-    peer is noticed within 5 s. Time in which our own event loop stood still does not count as the peer's silence.
+    Probes start after ``first`` seconds of silence. With the defaults (limit 4.5 s, first 0.9 s for a dialer and 1.5 s
+    for an acceptor) a blackout of 3 s survives, because the peer is probed every 0.4 s and answers within 4 s, and a
+    dead peer is noticed within 5 s. Time in which our own event loop stood still does not count as the peer's silence.
     """
 
     __slots__ = ("_first", "_heard_at", "_hurried", "_limit", "_next", "_probes", "stalls")

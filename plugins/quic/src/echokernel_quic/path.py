@@ -1,8 +1,8 @@
 """Larger packets on a loopback path, where nothing between the two programs has to split them. No IO.
 
-Loopback carries 64 KiB, and what a packet costs here hardly depends on its size. But what looks like loopback may be a
-relay to a narrower path. So every connection starts with 1200 bytes, takes a larger size only after a padded packet of that
-size was acknowledged, and goes back for good when the path then seems to lose them.
+Loopback carries 64 KiB, and what a packet costs here hardly depends on its size. But what looks like loopback may be
+a relay to a narrower path. So every connection starts with 1200 bytes, takes a larger size only after a padded packet
+of that size was acknowledged, and goes back for good when the path then seems to lose them.
 """
 
 from __future__ import annotations

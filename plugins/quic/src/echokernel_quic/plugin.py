@@ -9,7 +9,6 @@ from echokernel.hookspecs import hookimpl
 if TYPE_CHECKING:
     from echokernel.registry import Registry
     from echokernel.transport import Transport
-
     from echokernel_quic.settings import ConnectSettings, ListenSettings
 
 

@@ -27,8 +27,8 @@ class _Settings(BaseModel):
         default=None,
         ge=MIN_DATAGRAM_SIZE,
         le=MAX_DATAGRAM_SIZE,
-        description="UDP payload of our packets, in bytes. Without it 1200, and more on a loopback path that has proved to "
-        "carry it. 1452 suits Ethernet without tunnels; what is too large for the path is lost.",
+        description="UDP payload of our packets, in bytes. Without it 1200, and more on a loopback path that proved "
+        "to carry it. 1452 suits Ethernet without tunnels; what is too large for the path is lost.",
     )
     max_streams: int = Field(
         default=128, ge=1, le=10_000, description="Streams of each kind that the peer may have open at a time."
@@ -48,8 +48,8 @@ class ListenSettings(_Settings):
 
     certificate: str = Field(
         default=SELF_SIGNED,
-        description='PEM file with the certificate and its chain, or "self-signed": a key of this user\'s own, made at the '
-        "first use and kept; its fingerprint is printed at the start.",
+        description='PEM file with the certificate and its chain, or "self-signed": a key of this user\'s own, made at '
+        "the first use and kept; its fingerprint is printed at the start.",
     )
     key: str | None = Field(
         default=None,

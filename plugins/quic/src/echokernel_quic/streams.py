@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from echokernel.errors import StreamClosed, StreamReset, StreamStopped
 from echokernel.transport import RecvStream, SendStream
 from echokernel_protocol.codes import Code
-
 from echokernel_quic.waiters import Waiters
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class QuicSendStream(SendStream):
     def prioritize(self) -> None:
         self._connection.engine.prioritize(self._stream.stream_id)  # type: ignore[arg-type]
 
-    # --- what the connection does ------------------------------------------------------------------------------------
+    # --- what the connection does -----------------------------------------------------------------------------------
 
     def wake_below_low_water(self) -> bool:
         """Called when data was acknowledged. Return whether the writers were let on."""
@@ -168,7 +167,7 @@ class QuicRecvStream(RecvStream):
         self._connection.stop_receiving(self._stream, code, dropped)
         self._waiters.wake_all()
 
-    # --- what the connection does ------------------------------------------------------------------------------------
+    # --- what the connection does -----------------------------------------------------------------------------------
 
     def received(self, data: bytes, end: bool) -> None:
         if self._error is not None:  # stopped: what still arrives counts as read

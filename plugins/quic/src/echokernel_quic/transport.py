@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+
 from echokernel.addresses import Address
 from echokernel.errors import ConfigError, TransportError
 from echokernel.tasks import TaskScope
 from echokernel.transport import Connection, Listener, Transport
-
 from echokernel_quic.config import QuicConfig
 
 logger = logging.getLogger("echokernel.quic")

@@ -10,8 +10,8 @@ from aioquic import tls
 from aioquic._buffer import Buffer
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from echokernel.transport import PeerIdentity
 
+from echokernel.transport import PeerIdentity
 from echokernel_quic.fingerprints import fingerprint, is_pinned
 
 __all__ = ["CheckedContext", "TrustPolicy", "identity_of"]
@@ -52,7 +52,10 @@ class TrustPolicy:
         problem = self._chain_problem(certificate, chain)
         if problem is None:
             return None
-        return f'{problem}; if this is the server you mean, trust its key with fingerprint="{seen}", or name its authority with ca="PATH"'
+        return (
+            f'{problem}; if this is the server you mean, trust its key with fingerprint="{seen}", '
+            'or name its authority with ca="PATH"'
+        )
 
     def _chain_problem(self, certificate: x509.Certificate, chain: list[x509.Certificate]) -> str | None:
         try:

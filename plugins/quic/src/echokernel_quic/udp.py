@@ -38,7 +38,8 @@ def open_listening(address: Address, host: str, family: int) -> QuietSocket:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise TransportError(
-                f"cannot listen at {address}: the port is in use by another program; stop that one, or choose another port",
+                f"cannot listen at {address}: the port is in use by another program; stop that one, "
+                "or choose another port",
                 retryable=False,
             ) from error
         remedy = ""
@@ -100,7 +101,7 @@ class SendResult:
 
 
 def send_all(sock: socket.socket, datagrams: Iterable[Datagram], *, connected: bool) -> SendResult | None:
-    """Send in order. Return None when everything left; loss is QUIC's to repair, so only a full buffer stops the pass."""
+    """Send in order. Return None when everything left; only a full buffer stops the pass, loss is QUIC's to repair."""
     result: SendResult | None = None
     waiting = iter(datagrams)
     for datagram in waiting:

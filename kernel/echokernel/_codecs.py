@@ -1,0 +1,74 @@
+"""What a session needs to turn its own messages into bytes and answers back: made once per method and type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from echokernel.errors import InvalidArgument, ProtocolError
+from echokernel.serializer import RawSerializer
+from echokernel_protocol.frames import SLOT_SHIFT, check_method, encode_method
+
+if TYPE_CHECKING:
+    from echokernel.serializer import Serializer
+
+REMEMBERED = 1024  # methods and types; a program that invents more of them pays each time instead of filling memory
+
+__all__ = ["Codecs"]
+
+
+class Codecs:
+    """Serializers by slot, and what was made of them."""
+
+    __slots__ = ("decoders", "encoders", "heads", "serializers", "slot")
+
+    def __init__(self, serializers: Sequence[Serializer]) -> None:
+        self.serializers: tuple[Serializer, ...] = (RawSerializer(), *serializers)
+        self.slot = 1 if serializers else 0
+        """The slot of this end's own messages: the first serializer that both ends have."""
+        self.heads: dict[str, bytes] = {}
+        """The second half of a frame's header, by method."""
+        self.encoders: dict[type, Callable[[Any], bytes]] = {}
+        self.decoders: dict[tuple[Any, int], Callable[[bytes], Any]] = {}
+        """By the wanted type and the answer's flags."""
+
+    def head(self, method: str) -> bytes:
+        """Return a method's name and flags. Raises InvalidArgument for a name that cannot travel."""
+        head = self.heads.get(method)
+        if head is None:
+            try:
+                check_method(method)
+            except ValueError as error:
+                raise InvalidArgument(str(error)) from None
+            head = encode_method(method, self.slot << SLOT_SHIFT)
+            if len(self.heads) < REMEMBERED:
+                self.heads[method] = head
+        return head
+
+    def encode(self, value: Any) -> bytes:
+        """Return a value of our own as payload. Raises SerializationError."""
+        kind = value.__class__
+        encode = self.encoders.get(kind)
+        if encode is None:
+            encode = self.serializers[self.slot].codec(kind if _has_schema(kind) else Any).encode
+            if len(self.encoders) < REMEMBERED:
+                self.encoders[kind] = encode
+        return encode(value)
+
+    def decoder(self, returns: Any, flags: int) -> Callable[[bytes], Any]:
+        """Return what builds ``returns`` from an answer with ``flags``. Raises ProtocolError, SerializationError."""
+        slot = (flags >> SLOT_SHIFT) & 3
+        if slot >= len(self.serializers):
+            raise ProtocolError(f"the answer uses serializer slot {slot}, which was not agreed in the hello")
+        decode = self.serializers[slot].codec(returns).decode
+        try:
+            if len(self.decoders) < REMEMBERED:
+                self.decoders[returns, flags] = decode
+        except TypeError:
+            pass  # an annotation that cannot be hashed
+        return decode
+
+
+def _has_schema(kind: type) -> bool:
+    """Whether the class itself says what its values look like."""
+    return hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__")
