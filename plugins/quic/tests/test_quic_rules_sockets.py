@@ -699,7 +699,7 @@ async def test_nothing_is_left_of_closed_connections() -> None:
             server.established()
             send, recv = await client.open_bi_stream()
             await send.write(b"x")
-            back, arriving = await server.accept_bi_stream()
+            _, arriving = await server.accept_bi_stream()
             assert await arriving.read() == b"x"
             if number % 3 == 0:
                 await client.close()
