@@ -118,7 +118,11 @@ _MODULES = {
     "echokernel.client": "ClientBuilder ClientPlugin EchoClient",
     "echokernel.context": "ClientContext ServerContext",
     "echokernel.discovery": "Advertiser Discovery ServiceInfo",
-    "echokernel.errors": "ConfigError ConnectionClosed EchoError HandlerError InvalidArgument MethodNotFound OutcomeUnknown Overloaded PermissionDenied PluginError ProtocolError RequestCancelled RequestTimeout SerializationError StreamClosed StreamReset StreamStopped TransportError Unauthenticated",
+    "echokernel.errors": (
+        "ConfigError ConnectionClosed EchoError HandlerError InvalidArgument MethodNotFound OutcomeUnknown Overloaded "
+        "PermissionDenied PluginError ProtocolError RequestCancelled RequestTimeout SerializationError StreamClosed "
+        "StreamReset StreamStopped TransportError Unauthenticated"
+    ),
     "echokernel.flows": "StreamReceiver StreamSender",
     "echokernel.handlers": "EventHandler RpcHandler StreamHandler event rpc stream",
     "echokernel.hookspecs": "hookimpl",

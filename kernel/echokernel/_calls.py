@@ -160,7 +160,9 @@ class Calls:
         if entry is not None:
             future, method, _ = entry
             if not future.done():
-                future.set_exception(RequestTimeout(f"{method}: no answer within its deadline; the peer was told to stop"))
+                future.set_exception(
+                    RequestTimeout(f"{method}: no answer within its deadline; the peer was told to stop")
+                )
             self._channel.cancel(request_id)
             self._link.wake()
 
@@ -198,7 +200,9 @@ class Calls:
 
     # --- what both need ----------------------------------------------------------------------------------------
 
-    def _dress(self, method: str, head: bytes, payload: bytes, timeout: float | None) -> tuple[bytes, bytes, bytes | None]:
+    def _dress(
+        self, method: str, head: bytes, payload: bytes, timeout: float | None
+    ) -> tuple[bytes, bytes, bytes | None]:
         """Return head and payload with metadata, and the body where the payload is too long for a frame."""
         if len(payload) > self._peer.max_message:
             raise InvalidArgument(
@@ -233,7 +237,9 @@ class Calls:
                         self.wake_waiting()  # its turn, if it had come, is the next one's
                         raise
         except TimeoutError:
-            raise RequestTimeout(f"{method}: the peer gave no room for it within the deadline; nothing was sent") from None
+            raise RequestTimeout(
+                f"{method}: the peer gave no room for it within the deadline; nothing was sent"
+            ) from None
         self._tasks.call_soon(self.wake_waiting)
 
     def wake_waiting(self) -> None:

@@ -31,7 +31,9 @@ __all__ = ["Flows"]
 class Flows:
     """Opens streams, takes the peer's, and tells both what the channel says of them."""
 
-    def __init__(self, session: Session, link: Link, handlers: Mapping[str, Callable[..., Any]], tasks: TaskScope) -> None:
+    def __init__(
+        self, session: Session, link: Link, handlers: Mapping[str, Callable[..., Any]], tasks: TaskScope
+    ) -> None:
         self._session = session
         self._link = link
         self._channel = link.channel

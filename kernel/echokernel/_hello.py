@@ -77,7 +77,12 @@ async def _dial(connection: Connection, node: Node, credentials: bytes) -> Sessi
 
 def _explain(error: ConnectionClosed) -> EchoError:
     """A peer that refuses may close before its answer is read: its reason is in the close then."""
-    if error.by_peer and error.code in (Code.UNAUTHENTICATED, Code.INCOMPATIBLE, Code.RESOURCE_EXHAUSTED, Code.PERMISSION_DENIED):
+    if error.by_peer and error.code in (
+        Code.UNAUTHENTICATED,
+        Code.INCOMPATIBLE,
+        Code.RESOURCE_EXHAUSTED,
+        Code.PERMISSION_DENIED,
+    ):
         return error_from_code(error.code, f"the peer refused: {error.reason}")
     return error
 
@@ -155,7 +160,9 @@ async def _answer(
     return Session(id, node, connection, channel, send, recv, principal=principal)
 
 
-async def _authenticate(authenticators: Sequence[Authenticator], credentials: bytes, connection: Connection) -> str | None:
+async def _authenticate(
+    authenticators: Sequence[Authenticator], credentials: bytes, connection: Connection
+) -> str | None:
     for authenticator in authenticators:
         try:
             principal = await authenticator.authenticate(credentials, connection.peer_identity)

@@ -21,9 +21,22 @@ __all__ = ["Link"]
 class Link:
     """What is put into the channel leaves at the end of the loop turn, as far as the transport has room."""
 
-    __slots__ = ("_flush_due", "_limit", "_pump", "_put_since_flush", "_room", "_send", "_timer", "channel", "connection", "tasks")
+    __slots__ = (
+        "_flush_due",
+        "_limit",
+        "_pump",
+        "_put_since_flush",
+        "_room",
+        "_send",
+        "_timer",
+        "channel",
+        "connection",
+        "tasks",
+    )
 
-    def __init__(self, channel: Channel, connection: Connection, send: SendStream, tasks: TaskScope, outbox: int) -> None:
+    def __init__(
+        self, channel: Channel, connection: Connection, send: SendStream, tasks: TaskScope, outbox: int
+    ) -> None:
         self.channel = channel
         self.connection = connection
         self.tasks = tasks

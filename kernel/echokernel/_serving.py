@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio.lowlevel
 
 from echokernel import _context
-from echokernel._failures import describe_failure
 from echokernel._calls import TIMER_GRAIN
+from echokernel._failures import describe_failure
 from echokernel.deadlines import Deadlines
 from echokernel.errors import ConnectionClosed, InvalidArgument
 from echokernel.middleware import compose
@@ -275,7 +275,7 @@ class Serving:
         try:
             while items:
                 flags, payload = items.popleft()
-                size += payload.size if payload.__class__ is Announced else len(payload)  # type: ignore[union-attr,arg-type]
+                size += payload.size if payload.__class__ is Announced else len(payload)
                 count += 1
                 await self._handle_event(queue, flags, payload)
                 if count >= EVENTS_BEFORE_YIELD or size > 65_536:
@@ -290,7 +290,7 @@ class Serving:
     async def _handle_event(self, queue: _EventQueue, flags: int, payload: bytes | Announced) -> None:
         try:
             if payload.__class__ is Announced:
-                payload = await self._bodies.receive(payload)  # type: ignore[arg-type]
+                payload = await self._bodies.receive(payload)
             if flags & _METADATA:
                 _, position = take_map(payload)  # type: ignore[arg-type]
                 payload = payload[position:]  # type: ignore[index]

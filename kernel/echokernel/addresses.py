@@ -51,7 +51,9 @@ def parse_address(text: str | Address | tuple[str, int]) -> Address:
     elif ":" in host:
         raise InvalidArgument(f"address {text!r}: an IPv6 address stands in brackets, as in {scheme}://[::1]:4433")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise InvalidArgument(f"address {text!r}: wanted {scheme or DEFAULT_SCHEME}://HOST:PORT, as in quic://127.0.0.1:4433")
+        raise InvalidArgument(
+            f"address {text!r}: wanted {scheme or DEFAULT_SCHEME}://HOST:PORT, as in quic://127.0.0.1:4433"
+        )
     if not scheme.isidentifier():
         raise InvalidArgument(f"address {text!r}: {scheme!r} is not a URL scheme")
     return Address(scheme.lower(), host, int(port))

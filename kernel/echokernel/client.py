@@ -165,7 +165,9 @@ class ClientBuilder:
             if self._transport is None:
                 self._transport = make_transport(registry, where.scheme, listening=False, settings=self._settings)
         elif self._settings:
-            raise InvalidArgument("settings are for the transport of the URL's scheme; this client was given a transport")
+            raise InvalidArgument(
+                "settings are for the transport of the URL's scheme; this client was given a transport"
+            )
         node.serializers = tuple(self._serializers)
         node.middleware = tuple(self._middleware)
         node.on_connect = tuple(self._on_connect)
@@ -232,7 +234,13 @@ class EchoClient:
     # These two return the session's coroutine instead of awaiting it: once per message, that is worth it.
 
     def request(
-        self, method: str, value: Any = None, *, timeout: float | None = None, returns: Any = Any, idempotent: bool = False
+        self,
+        method: str,
+        value: Any = None,
+        *,
+        timeout: float | None = None,
+        returns: Any = Any,
+        idempotent: bool = False,
     ) -> Coroutine[Any, Any, Any]:
         """Call a method of the server; see :meth:`Session.request`."""
         return self.session.request(method, value, timeout=timeout, returns=returns, idempotent=idempotent)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import anyio
 
 from echokernel.errors import (
-    ConnectionClosed,
     EchoError,
     InvalidArgument,
     ProtocolError,
@@ -156,7 +155,8 @@ class StreamReceiver:
                 if self._data_ended and self._total is not None:
                     if self._total != self._received:
                         raise ProtocolError(
-                            f"stream {self.name!r} ended after {self._received} of {self._total} frames", code=Code.TRUNCATED
+                            f"stream {self.name!r} ended after {self._received} of {self._total} frames",
+                            code=Code.TRUNCATED,
                         )
                     return None
                 if self._total == 0:
@@ -255,4 +255,3 @@ class StreamReceiver:
     async def _wait(self) -> None:
         self._waiting = self._session._tasks.future()
         await self._waiting
-

@@ -84,9 +84,13 @@ class FunctionHandler(Generic[P, R]):
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise InvalidArgument(f"{self._where}: a generator cannot be a handler yet; return a list, or use a stream")
         if inline and self._is_async:
-            raise InvalidArgument(f"{self._where}: inline=True is for plain functions that do not block; this one is async")
+            raise InvalidArgument(
+                f"{self._where}: inline=True is for plain functions that do not block; this one is async"
+            )
         if kind == "stream" and not self._is_async:
-            raise InvalidArgument(f"{self._where}: a stream handler is an async function: async def {self.name}(session, stream)")
+            raise InvalidArgument(
+                f"{self._where}: a stream handler is an async function: async def {self.name}(session, stream)"
+            )
         self._check_parameters()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -133,11 +137,15 @@ class FunctionHandler(Generic[P, R]):
         except Exception as error:
             raise InvalidArgument(f"{self._where}: an annotation cannot be resolved: {error}") from error
         names = list(inspect.signature(self.function).parameters)
-        takes_session = bool(names) and (hints.get(names[0]) is Session or (names[0] == "session" and names[0] not in hints))
+        takes_session = bool(names) and (
+            hints.get(names[0]) is Session or (names[0] == "session" and names[0] not in hints)
+        )
         payload = tuple(hints.get(name, Any) for name in names[takes_session:])
         for kind in payload:
             if typing.get_origin(kind) in (AsyncIterator, AsyncIterable) or kind in (AsyncIterator, AsyncIterable):
-                raise InvalidArgument(f"{self._where}: a parameter that is an async iterator is not supported yet; use a stream")
+                raise InvalidArgument(
+                    f"{self._where}: a parameter that is an async iterator is not supported yet; use a stream"
+                )
         if self.kind == "stream" and len(payload) != 1:
             raise InvalidArgument(f"{self._where}: a stream handler takes (session, stream) or (stream)")
         return takes_session, payload, hints.get("return", Any)
@@ -148,12 +156,13 @@ class FunctionHandler(Generic[P, R]):
         _, parameters, _ = self.signature
         if not parameters:
             return types.NoneType
-        return parameters[0] if len(parameters) == 1 else tuple[parameters]  # type: ignore[misc,valid-type]
+        return parameters[0] if len(parameters) == 1 else tuple[parameters]  # type: ignore[valid-type]
 
     async def run_stream(self, session: Session, receiver: StreamReceiver) -> None:
         """Call a stream handler's function."""
         arguments = (session, receiver) if self.signature[0] else (receiver,)
-        await self.function(*arguments)  # type: ignore[arg-type,misc]
+        function: Callable[..., Any] = self.function
+        await function(*arguments)
 
     def bind(self, serializer: Serializer) -> Runner:
         """Return the function that handles one payload coded by ``serializer``. Made once, called per message.

@@ -47,7 +47,9 @@ class Limits:
         for name in ("max_message", "event_window", "max_request_bytes", "outbox"):
             least = "max_frame" if name == "max_message" else "max_message"
             if getattr(self, name) < getattr(self, least):
-                raise ValueError(f"{name} is {getattr(self, name):,} bytes, less than {least} ({getattr(self, least):,})")
+                raise ValueError(
+                    f"{name} is {getattr(self, name):,} bytes, less than {least} ({getattr(self, least):,})"
+                )
         for name in ("max_requests", "max_streams", "max_sessions", "max_unauthenticated", "stream_buffer"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted at least 1")

@@ -43,7 +43,9 @@ class MethodTable:
             raise InvalidArgument(f"{handler!r} handles {actual}s; add it with add_{actual}")
         name = getattr(handler, "name", None)
         if not isinstance(name, str) or not callable(getattr(handler, "handle", None)):
-            raise InvalidArgument(f"{handler!r} is no handler: wanted a function decorated with @{kind}, or an object with name and handle")
+            raise InvalidArgument(
+                f"{handler!r} is no handler: wanted a function decorated with @{kind}, or an object with name and handle"
+            )
         try:
             check_method(name)
         except ValueError as error:
@@ -81,7 +83,9 @@ class MethodTable:
                 else:
                     tables[kind][name] = (handler.handle,) * (1 + len(serializers))
             concurrent = frozenset(
-                name for (kind, name), handler in self._handlers.items() if kind == "event" and getattr(handler, "concurrent", False)
+                name
+                for (kind, name), handler in self._handlers.items()
+                if kind == "event" and getattr(handler, "concurrent", False)
             )
             bound = self._bound[key] = BoundMethods(tables["rpc"], tables["event"], concurrent, tables["stream"])
         return bound

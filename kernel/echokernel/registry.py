@@ -123,7 +123,9 @@ class Registry:
         """Register a serializer under its own name."""
         self._add(self._serializers, "serializer", serializer.name, serializer)
 
-    def middleware(self, name: str, create: Callable[..., Middleware], *, settings: type[BaseModel] | None = None) -> None:
+    def middleware(
+        self, name: str, create: Callable[..., Middleware], *, settings: type[BaseModel] | None = None
+    ) -> None:
         """Register middleware; where it stands in the onion is the configuration's list."""
         self._add(self._middleware, "middleware", name, Factory(create, settings))
 
@@ -131,7 +133,9 @@ class Registry:
         """Register a handler: what ``@rpc``, ``@event`` or ``@stream`` made, or an object with ``name`` and ``handle``."""
         self._handlers.append(Registered(handler, self._plugin))
 
-    def discovery(self, name: str, create: Callable[..., Discovery], *, settings: type[BaseModel] | None = None) -> None:
+    def discovery(
+        self, name: str, create: Callable[..., Discovery], *, settings: type[BaseModel] | None = None
+    ) -> None:
         """Register a way to find nodes."""
         self._add(self._discovery, "discovery", name, Factory(create, settings))
 
@@ -220,14 +224,16 @@ class Registry:
             self._commands,
             self._checks,
         ):
-            for name in [name for name, entry in table.items() if entry.plugin == plugin]:  # type: ignore[attr-defined]
-                del table[name]  # type: ignore[attr-defined]
+            for name in [name for name, entry in table.items() if entry.plugin == plugin]:
+                del table[name]
         self._handlers = [entry for entry in self._handlers if entry.plugin != plugin]
 
     def _add(self, table: dict[str, Registered[T]], kind: str, name: str, value: T) -> None:
         taken = table.get(name)
         if taken is not None:
-            raise PluginError(f"{kind} {name!r} is registered by plugin {taken.plugin!r} already; {self._plugin!r} cannot take it")
+            raise PluginError(
+                f"{kind} {name!r} is registered by plugin {taken.plugin!r} already; {self._plugin!r} cannot take it"
+            )
         table[name] = Registered(value, self._plugin)
 
 

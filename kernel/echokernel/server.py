@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from echokernel.middleware import Middleware
     from echokernel.registry import Authenticator, Service
     from echokernel.serializer import Serializer
-    from echokernel.session import Session
     from echokernel.tasks import TaskScope
     from echokernel.transport import Connection, Listener, Transport
 
@@ -183,12 +182,18 @@ class ServerBuilder:
         if not self._bindings:
             raise InvalidArgument("the server has no address; call bind('127.0.0.1:4433')")
         node = self._node
-        missing = [binding.address.scheme for binding in self._bindings if binding.transport is None and self._transport is None]
+        missing = [
+            binding.address.scheme
+            for binding in self._bindings
+            if binding.transport is None and self._transport is None
+        ]
         registry = None
         if missing or not self._serializers or self._plugins:
             from echokernel.loader import load_for_library
 
-            registry = load_for_library(missing[0] if missing else None, self._plugins, need_serializer=not self._serializers)
+            registry = load_for_library(
+                missing[0] if missing else None, self._plugins, need_serializer=not self._serializers
+            )
             for entry in registry.handlers:
                 self.add_handler(entry.value)
         if registry is not None and not self._serializers:
@@ -312,7 +317,7 @@ class EchoServer:
                 logger.warning("%s accepts peers from other machines without asking who they are", binding.address)
             listener = await binding.transport.listen(binding.address, tasks)
             self._listeners.append(listener)
-            logger.info("listening on %s", listener.address)
+            logger.debug("listening on %s", listener.address)
         for service in self._services:
             await service.start()
             self._started_services.append(service)

@@ -23,16 +23,14 @@ from echokernel._serving import Serving
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
-    InvalidArgument,
     ProtocolError,
     RequestTimeout,
-    error_from_code,
 )
 from echokernel.tasks import open_tasks
 from echokernel_protocol.channel import Received
 from echokernel_protocol.codes import Code
-from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
-from echokernel_protocol.frames import SLOT_SHIFT, Flags, MessageType, check_method, encode_method
+from echokernel_protocol.errors import ProtocolViolation
+from echokernel_protocol.frames import Flags, MessageType
 from echokernel_protocol.link import GoAway
 from echokernel_protocol.streams import StreamKind, UnknownKind, take_prelude
 
@@ -234,7 +232,8 @@ class Session:
         self._link.wake()
         try:
             with anyio.fail_after(timeout):
-                return (await future) - started
+                answered: float = await future
+                return answered - started
         except TimeoutError:
             raise RequestTimeout(f"no answer to a ping within {timeout:g} s") from None
         finally:
@@ -274,12 +273,14 @@ class Session:
             finally:
                 if self.closed is None:
                     self._end(ConnectionClosed("the session was cancelled", code=Code.CANCELLED))
+                with anyio.CancelScope(shield=True):  # bounded by itself; whoever ended it, nothing stays open
+                    await self._connection.close(drain=0.0)
 
     async def _linger(self) -> None:
         """Let events that have arrived be handled, and stream handlers see the end; requests have lost their caller."""
         self._serving.cancel_requests()
         with anyio.move_on_after(LINGER_SECONDS):
-            while not self._serving.is_idle or self._flows.receiving:
+            while not self._serving.is_idle or self._flows.receiving:  # noqa: ASYNC110 - at most 2 s, once a session
                 await anyio.sleep(0.005)
 
     async def _receive(self) -> EchoError:
@@ -399,7 +400,12 @@ class Session:
             last = self._channel.last_peer_id
             self._channel.go_away(GoAway(last=last, code=Code.GOING_AWAY, retry_after=after, reason=reason))
             self._link.wake()
-            while self._channel.open_peer_calls or not self._serving.is_idle or self._flows.receiving or self._channel.open_calls:
+            while (  # noqa: ASYNC110 - bounded by the caller, once a session
+                self._channel.open_peer_calls
+                or not self._serving.is_idle
+                or self._flows.receiving
+                or self._channel.open_calls
+            ):
                 await anyio.sleep(0.02)
             await self._link.drain()
         except EchoError:

@@ -70,7 +70,11 @@ class TaskScope(ABC):
 
     @abstractmethod
     def start(
-        self, function: Callable[..., Awaitable[object]], *args: Any, name: str = "", context: contextvars.Context | None = None
+        self,
+        function: Callable[..., Awaitable[object]],
+        *args: Any,
+        name: str = "",
+        context: contextvars.Context | None = None,
     ) -> Task:
         """Start ``function(*args)`` as a task, in ``context`` or a copy of the current one."""
 
@@ -131,7 +135,10 @@ def _report_crash(name: str, error: BaseException) -> None:
 
 def _report_stuck(names: list[str]) -> None:
     logger.warning(
-        "%d task(s) still run %.0f s after they were cancelled: %s", len(names), CLOSE_GRACE, ", ".join(sorted(names)[:8])
+        "%d task(s) still run %.0f s after they were cancelled: %s",
+        len(names),
+        CLOSE_GRACE,
+        ", ".join(sorted(names)[:8]),
     )
 
 
@@ -155,7 +162,11 @@ class _AsyncioTasks(TaskScope):
         return self._loop.create_future()
 
     def start(
-        self, function: Callable[..., Awaitable[object]], *args: Any, name: str = "", context: contextvars.Context | None = None
+        self,
+        function: Callable[..., Awaitable[object]],
+        *args: Any,
+        name: str = "",
+        context: contextvars.Context | None = None,
     ) -> Task:
         self._started = key = self._started + 1
         task = self._running[key] = self._loop.create_task(
@@ -343,7 +354,11 @@ class _TrioTasks(TaskScope):
         return _TrioFuture()
 
     def start(
-        self, function: Callable[..., Awaitable[object]], *args: Any, name: str = "", context: contextvars.Context | None = None
+        self,
+        function: Callable[..., Awaitable[object]],
+        *args: Any,
+        name: str = "",
+        context: contextvars.Context | None = None,
     ) -> Any:
         if self._nursery is None:
             raise RuntimeError("on trio a TaskScope has to be entered: async with open_tasks() as tasks")
@@ -373,7 +388,7 @@ class _TrioTasks(TaskScope):
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         self._token.run_sync_soon(_guarded, function, args)
 
-    def call_at(self, when: float, function: Callable[..., object], *args: Any) -> Timer:
+    def call_at(self, when: float, function: Callable[..., object], *args: Any) -> Any:
         return self.start(self._call_later, when, function, args, name="timer")
 
     @staticmethod
@@ -383,7 +398,7 @@ class _TrioTasks(TaskScope):
         await trio.sleep_until(when)
         function(*args)
 
-    def watch_readable(self, sock: socket.socket, function: Callable[[], object]) -> Timer:
+    def watch_readable(self, sock: socket.socket, function: Callable[[], object]) -> Any:
         return self.start(self._watch, sock, function, name="watch_readable")
 
     @staticmethod

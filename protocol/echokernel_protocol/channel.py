@@ -44,7 +44,9 @@ MAX_PONGS: Final = 64
 """Answers to ``$ping`` that may wait for room; a peer that asks faster and never reads is closed."""
 
 _REQUEST, _RESPONSE, _EVENT, _STREAM = range(4)
-_ERROR, _CANCEL, _END, _METADATA, _BODY = (int(flag) for flag in (Flags.ERROR, Flags.CANCEL, Flags.END, Flags.METADATA, Flags.BODY))
+_ERROR, _CANCEL, _END, _METADATA, _BODY = (
+    int(flag) for flag in (Flags.ERROR, Flags.CANCEL, Flags.END, Flags.METADATA, Flags.BODY)
+)
 
 
 class Role(Enum):
@@ -173,7 +175,9 @@ class Channel:
         message_type, request_id, method, flags, payload = frame
         wanted = _REQUEST if self.role is Role.ACCEPTOR else _RESPONSE
         if method != HELLO or request_id != 0 or message_type != wanted or self.phase is not Phase.WAITING:
-            raise ProtocolViolation(f"a {MessageType(message_type).name.lower()} frame {method!r} before the hello was answered")
+            raise ProtocolViolation(
+                f"a {MessageType(message_type).name.lower()} frame {method!r} before the hello was answered"
+            )
         if flags & _ERROR:
             self._move("acceptor's refusal arrives")
             self.refusal = ErrorInfo.decode(payload)
@@ -187,7 +191,9 @@ class Channel:
                 check_requirements(self.peer, self.ours)
                 unknown = [name for name in self.peer.serializers if name not in self.ours.serializers]
                 if unknown or len(self.peer.serializers) > 3:
-                    raise ProtocolViolation(f"the acceptor chose serializers that were not offered: {', '.join(unknown)[:100]}")
+                    raise ProtocolViolation(
+                        f"the acceptor chose serializers that were not offered: {', '.join(unknown)[:100]}"
+                    )
                 self._move("acceptor's answer arrives")
                 self._open(self.peer.serializers)
 
@@ -199,11 +205,8 @@ class Channel:
         Raises ProtocolViolation, with the code to close the connection with.
         """
         frames = self._decoder.feed(data)
-        if self.phase is not Phase.OPEN:
-            while frames and self.phase is not Phase.OPEN:
-                self._receive_hello(frames.pop(0))
-            if not frames:
-                return []
+        while frames and self.phase is not Phase.OPEN:
+            self._receive_hello(frames.pop(0))
         result: list[Received] = []
         for frame in frames:
             message_type, request_id, method, flags, payload = frame
@@ -282,8 +285,16 @@ class Channel:
     def _receive_response(self, request_id: int, method: str, flags: int) -> bool:
         size = self._calls.pop(request_id, None)
         if size is None or method or flags & _END:
-            if size is not None or method or flags & _END or request_id % 2 == self._parity or not 0 < request_id < self._next_id:
-                raise ProtocolViolation(f"a response to id {request_id}, for which no request is open, or with a name or END")
+            if (
+                size is not None
+                or method
+                or flags & _END
+                or request_id % 2 == self._parity
+                or not 0 < request_id < self._next_id
+            ):
+                raise ProtocolViolation(
+                    f"a response to id {request_id}, for which no request is open, or with a name or END"
+                )
             self.late += 1
             return False
         self._call_bytes -= size
@@ -393,7 +404,9 @@ class Channel:
         peer = self.peer
         assert peer is not None
         calls = self._calls
-        return len(calls) < peer.max_requests and (self._call_bytes + size + FRAME_CHARGE <= peer.max_request_bytes or not calls)
+        return len(calls) < peer.max_requests and (
+            self._call_bytes + size + FRAME_CHARGE <= peer.max_request_bytes or not calls
+        )
 
     def call(self, method_and_flags: bytes, payload: bytes, body: int = 0) -> int:
         """Put a request in and return its id. ``body``: the bytes that travel beside it, where the flags say BODY."""

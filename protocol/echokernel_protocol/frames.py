@@ -80,7 +80,9 @@ LEGAL: Final = frozenset(
 
 # The same table as one list, looked up for every frame: [message_type << 8 | flags].
 _LEGAL_BYTES: Final = [
-    flags & 0x80 == 0 and (message_type, flags & KIND_MASK) in LEGAL for message_type in range(4) for flags in range(256)
+    flags & 0x80 == 0 and (message_type, flags & KIND_MASK) in LEGAL
+    for message_type in range(4)
+    for flags in range(256)
 ]
 
 RawFrame = tuple[int, int, str, int, bytes]
@@ -155,7 +157,8 @@ def encode_frame(message_type: int, request_id: int, method_and_flags: bytes, pa
         return _HEAD_2(3 + len(tail), message_type, request_id & 127 | 128, request_id >> 7) + tail
     if request_id < 2_097_152:
         return (
-            _HEAD_3(4 + len(tail), message_type, request_id & 127 | 128, request_id >> 7 & 127 | 128, request_id >> 14) + tail
+            _HEAD_3(4 + len(tail), message_type, request_id & 127 | 128, request_id >> 7 & 127 | 128, request_id >> 14)
+            + tail
         )
     id_bytes = encode_varint(request_id)
     return _HEAD_0(1 + len(id_bytes) + len(tail), message_type) + id_bytes + tail

@@ -71,7 +71,9 @@ class Hello:
         entries = {name: write(getattr(self, name)) for name, (write, _) in _KEYS.items()}
         data = encode_map({key: value for key, value in entries.items() if value}) + self.credentials
         if len(data) > MAX_HELLO - 64:
-            raise ValueError(f"the hello with its credentials takes {len(data):,} bytes; the limit is {MAX_HELLO - 64:,}")
+            raise ValueError(
+                f"the hello with its credentials takes {len(data):,} bytes; the limit is {MAX_HELLO - 64:,}"
+            )
         return data
 
     @classmethod
@@ -104,7 +106,9 @@ def _read_number(text: str) -> int:
 
 # key: (to text, from text), in the order in which they travel
 _KEYS: Final[dict[str, tuple[Callable[[Any], str], Callable[[str], Any]]]] = {
-    item.name: (_write_list, _read_list) if item.type.startswith("tuple") else (str, str if item.type == "str" else _read_number)
+    item.name: (_write_list, _read_list)
+    if item.type.startswith("tuple")
+    else (str, str if item.type == "str" else _read_number)
     for item in fields(Hello)
     if item.name != "credentials"
 }
@@ -138,4 +142,6 @@ def check_requirements(theirs: Hello, ours: Hello) -> None:
     for wants, has, who in ((theirs, ours, "the peer requires"), (ours, theirs, "this node requires")):
         missing = [name for name in wants.require if name not in has.features]
         if missing:
-            raise HelloRefused(f"{who} {', '.join(missing)}; the other end has {', '.join(has.features) or 'no features'}")
+            raise HelloRefused(
+                f"{who} {', '.join(missing)}; the other end has {', '.join(has.features) or 'no features'}"
+            )

@@ -69,7 +69,12 @@ class GoAway:
 
     def encode(self) -> bytes:
         return encode_map(
-            {"last": str(self.last), "code": str(self.code), "retry_after": str(self.retry_after), "reason": self.reason}
+            {
+                "last": str(self.last),
+                "code": str(self.code),
+                "retry_after": str(self.retry_after),
+                "reason": self.reason,
+            }
         )
 
     @classmethod
@@ -79,12 +84,12 @@ class GoAway:
         try:
             if end != len(payload):
                 raise ValueError
-            numbers = [int(entries.get(key, default)) for key, default in _GOAWAY_NUMBERS]
-            if min(numbers) < 0:
+            last, code, retry_after = (int(entries.get(key, default)) for key, default in _GOAWAY_NUMBERS)
+            if min(last, code, retry_after) < 0:
                 raise ValueError
         except ValueError as error:
             raise ProtocolViolation("a $goaway is not valid") from error
-        return cls(*numbers, reason=entries.get("reason", ""))
+        return cls(last, code, retry_after, entries.get("reason", ""))
 
 
 _GOAWAY_NUMBERS: Final = (("last", str(MAX_REQUEST_ID)), ("code", "0"), ("retry_after", "0"))

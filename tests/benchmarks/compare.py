@@ -21,7 +21,12 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RAW = HERE.parents[1] / "plugins" / "quic" / "benchmarks" / "raw_echo.py"
-RAW_KEYS = {"sequential": "requests_per_s", "concurrent": "requests_per_s", "events": "events_per_s", "bulk": "mb_per_s"}
+RAW_KEYS = {
+    "sequential": "requests_per_s",
+    "concurrent": "requests_per_s",
+    "events": "events_per_s",
+    "bulk": "mb_per_s",
+}
 
 # (what, mode, against, at least)
 GOALS = [
@@ -71,7 +76,16 @@ def measure(rounds: int, seconds: float) -> dict[tuple[str, str], list[dict[str,
                     found = client(str(HERE / "peer_echokernel.py"), mode, ours.address, str(seconds))
                     results.setdefault(("echokernel", mode), []).append(found)
                     found = client(
-                        str(RAW), "client", "--address", raw.address, "--mode", mode, "--seconds", str(seconds), "--in-flight", "64"
+                        str(RAW),
+                        "client",
+                        "--address",
+                        raw.address,
+                        "--mode",
+                        mode,
+                        "--seconds",
+                        str(seconds),
+                        "--in-flight",
+                        "64",
                     )
                     results.setdefault(("raw", mode), []).append({"per_s": found[RAW_KEYS[mode]], **found})
                     if mode != "bulk":
@@ -120,7 +134,14 @@ def report(results: dict[tuple[str, str], list[dict[str, Any]]]) -> bool:
             ours / theirs >= least,
         )
     raw, grpc = median("raw", "concurrent"), median("grpc", "concurrent")
-    line("the bare transport itself, 64 in flight", "-", f"{raw:,.0f} /s", f"{raw / grpc:.2f}", ">= 10 x grpc.aio", raw >= 10 * grpc)
+    line(
+        "the bare transport itself, 64 in flight",
+        "-",
+        f"{raw:,.0f} /s",
+        f"{raw / grpc:.2f}",
+        ">= 10 x grpc.aio",
+        raw >= 10 * grpc,
+    )
     bulk = median("echokernel", "bulk")
     line("bulk, 64 KiB frames", f"{bulk:.1f} MB/s", "-", "-", ">= 10 MB/s", bulk >= 10)
     p99 = median("echokernel", "mixed", "p99_ms")

@@ -43,7 +43,12 @@ async def measure(rounds: int, seconds: float) -> None:
 
     transport = MemoryTransport()
     server = (
-        EchoServer.builder().bind("memory://bench:1").transport(transport).serializer(MsgpackSerializer()).add_rpc(echo).add_event(on_event)
+        EchoServer.builder()
+        .bind("memory://bench:1")
+        .transport(transport)
+        .serializer(MsgpackSerializer())
+        .add_rpc(echo)
+        .add_event(on_event)
     )
     message = Message(1, bytes(32))
     async with server.build():
@@ -70,8 +75,10 @@ async def measure(rounds: int, seconds: float) -> None:
                 while handled < before + 20_000:
                     await asyncio.sleep(0)
                 event_costs.append((time.process_time() - began) / 20_000 * 1e6)
-    print(f"request, 64 in flight: {statistics.median(costs):.1f} µs (best {min(costs):.1f}); "
-          f"event: {statistics.median(event_costs):.1f} µs (best {min(event_costs):.1f}); both ends together")
+    print(
+        f"request, 64 in flight: {statistics.median(costs):.1f} µs (best {min(costs):.1f}); "
+        f"event: {statistics.median(event_costs):.1f} µs (best {min(event_costs):.1f}); both ends together"
+    )
 
 
 def main() -> None:

@@ -188,7 +188,12 @@ async def idle(client: EchoClient, seconds: float) -> dict[str, Any]:
     after = await client.request("bench.memory", returns=int)
     for other in others:
         other.session._connection.abort() if hasattr(other.session._connection, "abort") else None
-    return {"connections": len(others), "server_mb": after / 1024, "kib_each": (after - before) / len(others), "per_s": len(others) / took}
+    return {
+        "connections": len(others),
+        "server_mb": after / 1024,
+        "kib_each": (after - before) / len(others),
+        "per_s": len(others) / took,
+    }
 
 
 MODES = {

@@ -35,7 +35,9 @@ def pair(ours: Hello | None = None, theirs: Hello | None = None) -> tuple[Channe
     return dialer, acceptor
 
 
-def raw(channel: Channel, message_type: int, request_id: int, method: str, flags: int = 0, payload: bytes = b"") -> None:
+def raw(
+    channel: Channel, message_type: int, request_id: int, method: str, flags: int = 0, payload: bytes = b""
+) -> None:
     """Hand a channel one frame, right or wrong."""
     channel.receive(encode_frame(message_type, request_id, encode_method(method, flags), payload))
 
@@ -149,7 +151,10 @@ def test_late_frames_of_closed_ids_are_dropped_and_counted() -> None:
         ((STREAM, 1, "", Flags.END), "id 1 was never opened"),
         ((REQUEST, 1, "m", Flags.BODY, b"\x05x"), "more than the body's length"),
         ((REQUEST, 1, "m", Flags.BODY, b""), "without the body's length"),
-        ((REQUEST, 1, "m", Flags.BODY, b"\x80\x80\x80\x80\x10"), "a message of 4,294,967,296 bytes; the limit here is 4,194,304"),
+        (
+            (REQUEST, 1, "m", Flags.BODY, b"\x80\x80\x80\x80\x10"),
+            "a message of 4,294,967,296 bytes; the limit here is 4,194,304",
+        ),
         ((EVENT, 0, "$ack", 0, b"\x09\x00\x00\x00"), "takes back credit, or acknowledges what was never sent"),
         ((EVENT, 0, "$ack", 0, b"\x09"), "an .ack is not valid"),
         ((RESPONSE, 0, "$ping", 0, b""), "answered with something else"),
@@ -183,7 +188,9 @@ def test_open_requests_are_bounded_at_both_ends() -> None:
 
 
 def test_bytes_of_open_requests_are_bounded_and_come_back() -> None:
-    dialer, acceptor = pair(theirs=Hello(serializers=("msgpack",), max_frame=16_384, max_message=16_384, max_request_bytes=16_384))
+    dialer, acceptor = pair(
+        theirs=Hello(serializers=("msgpack",), max_frame=16_384, max_message=16_384, max_request_bytes=16_384)
+    )
     assert dialer.may_call(16_384)  # one alone always may
     request_id = dialer.call(ADD, bytes(16_000))
     assert not dialer.may_call(1_000)
@@ -351,7 +358,12 @@ class Conversation(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         limits = Hello(
-            serializers=("msgpack",), max_frame=16_384, max_message=16_384, max_requests=3, max_request_bytes=20_000, event_limit=16_384
+            serializers=("msgpack",),
+            max_frame=16_384,
+            max_message=16_384,
+            max_requests=3,
+            max_request_bytes=20_000,
+            event_limit=16_384,
         )
         self.ends = pair(limits, limits)
         self.wire: tuple[deque[bytes], deque[bytes]] = (deque(), deque())  # towards end 0, towards end 1

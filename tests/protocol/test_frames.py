@@ -29,10 +29,14 @@ from echokernel_protocol.timestamped import Timestamped, decode_timestamped, enc
 
 METHODS = st.text("abcXYZ019_.$/-", max_size=128)
 FLAGS = st.sampled_from(sorted(LEGAL)).flatmap(
-    lambda legal: st.tuples(st.just(legal[0]), st.integers(0, 15).map(lambda rest: int(legal[1]) | (rest & 3) << 4 | (rest & 4) << 1))
+    lambda legal: st.tuples(
+        st.just(legal[0]), st.integers(0, 15).map(lambda rest: int(legal[1]) | (rest & 3) << 4 | (rest & 4) << 1)
+    )
 )
 FRAMES = st.builds(
-    lambda legal, request_id, method, payload: Frame(Header(MessageType(legal[0]), request_id, method, legal[1]), payload),
+    lambda legal, request_id, method, payload: Frame(
+        Header(MessageType(legal[0]), request_id, method, legal[1]), payload
+    ),
     FLAGS,
     st.integers(0, MAX_REQUEST_ID),
     METHODS,
@@ -196,7 +200,9 @@ def test_a_long_error_message_is_cut_by_its_sender() -> None:
     assert ErrorInfo.decode(ErrorInfo(13, "x" * 10_000).encode()).message == "x" * 4_096
 
 
-@pytest.mark.parametrize("prelude", [Prelude(StreamKind.CHANNEL), Prelude(StreamKind.BODY, (300,)), Prelude(StreamKind.FLOW, (5, 70_000))])
+@pytest.mark.parametrize(
+    "prelude", [Prelude(StreamKind.CHANNEL), Prelude(StreamKind.BODY, (300,)), Prelude(StreamKind.FLOW, (5, 70_000))]
+)
 def test_a_prelude_arrives_in_any_pieces(prelude: Prelude) -> None:
     data = prelude.encode()
     for end in range(len(data)):
@@ -264,11 +270,18 @@ def test_the_answer_fixes_what_both_have() -> None:
     theirs = Hello(minor=3, features=("a", "b"), serializers=("msgpack", "cbor", "postcard"))
     ours = Hello(minor=1, features=("b", "c"), serializers=("postcard", "msgpack"), max_requests=5)
     answer = answer_hello(theirs, ours)
-    assert (answer.minor, answer.features, answer.serializers, answer.max_requests) == (1, ("b",), ("postcard", "msgpack"), 5)
+    assert (answer.minor, answer.features, answer.serializers, answer.max_requests) == (
+        1,
+        ("b",),
+        ("postcard", "msgpack"),
+        5,
+    )
 
 
 def test_two_nodes_without_a_common_serializer_say_so() -> None:
-    with pytest.raises(HelloRefused, match="no serializer in common: we have postcard, msgpack; the peer has cbor") as caught:
+    with pytest.raises(
+        HelloRefused, match="no serializer in common: we have postcard, msgpack; the peer has cbor"
+    ) as caught:
         answer_hello(Hello(serializers=("cbor",)), Hello(serializers=("postcard", "msgpack")))
     assert caught.value.code == Code.INCOMPATIBLE
 
@@ -280,8 +293,15 @@ def test_an_unmet_requirement_is_refused_by_name() -> None:
         answer_hello(Hello(features=("y",)), Hello(require=("x",)))
 
 
-@given(st.integers(0, 2**60), st.integers(0, 2**60), st.lists(st.integers(0, 9)), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9))))
-def test_an_ack_survives_the_wire(received: int, limit: int, missing: list[int], positions: list[tuple[int, int]]) -> None:
+@given(
+    st.integers(0, 2**60),
+    st.integers(0, 2**60),
+    st.lists(st.integers(0, 9)),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9))),
+)
+def test_an_ack_survives_the_wire(
+    received: int, limit: int, missing: list[int], positions: list[tuple[int, int]]
+) -> None:
     ack = Ack(received, limit, tuple(missing), tuple(positions))
     assert Ack.decode(ack.encode()) == ack
 

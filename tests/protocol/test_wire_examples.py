@@ -25,11 +25,14 @@ EXAMPLES: dict[str, list[bytes]] = {
     "response": [Frame(Header(MessageType.RESPONSE, 1, "", 0x10), b"\x1e").encode()],
     "error": [
         Frame(
-            Header(MessageType.RESPONSE, 1, "", Flags.ERROR), ErrorInfo(Code.UNIMPLEMENTED, "no method 'math.add' here").encode()
+            Header(MessageType.RESPONSE, 1, "", Flags.ERROR),
+            ErrorInfo(Code.UNIMPLEMENTED, "no method 'math.add' here").encode(),
         ).encode()
     ],
     "event": [
-        Frame(Header(MessageType.EVENT, 0, "log", Flags.METADATA | 0x10), encode_map({"user": "7"}) + b"\xa2hi").encode()
+        Frame(
+            Header(MessageType.EVENT, 0, "log", Flags.METADATA | 0x10), encode_map({"user": "7"}) + b"\xa2hi"
+        ).encode()
     ],
     "framed": [encode_frame_on_stream(ADD)],
     "preludes": [

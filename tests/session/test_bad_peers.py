@@ -8,7 +8,18 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from echokernel import ConnectionClosed, EchoServer, Limits, Session, StreamReceiver, StreamReset, StreamStopped, event, rpc, stream
+from echokernel import (
+    ConnectionClosed,
+    EchoServer,
+    Limits,
+    Session,
+    StreamReceiver,
+    StreamReset,
+    StreamStopped,
+    event,
+    rpc,
+    stream,
+)
 from echokernel.addresses import parse_address
 from echokernel.tasks import open_tasks
 from echokernel.testing import MemoryConnection, Nodes, connected
@@ -88,20 +99,60 @@ async def closed_with(bad: Peer) -> ConnectionClosed:
 
 Misdeed = tuple[str, Callable[[Peer], None], Code, str]
 MISDEEDS: list[Misdeed] = [
-    ("garbage", lambda p: p.send.write_nowait(b"\x00\x00\x00\x08garbage!"), Code.PROTOCOL_ERROR, "message type 103 is unknown"),
-    ("http", lambda p: p.send.write_nowait(b"GET / HTTP/1.1\r\n\r\n"), Code.LIMIT_EXCEEDED, "a frame of 1,195,725,856 bytes"),
-    ("oversize", lambda p: p.send.write_nowait(b"\x00\x02\x00\x00"), Code.LIMIT_EXCEEDED, "a frame of 131,072 bytes; the limit here is 66,560"),
+    (
+        "garbage",
+        lambda p: p.send.write_nowait(b"\x00\x00\x00\x08garbage!"),
+        Code.PROTOCOL_ERROR,
+        "message type 103 is unknown",
+    ),
+    (
+        "http",
+        lambda p: p.send.write_nowait(b"GET / HTTP/1.1\r\n\r\n"),
+        Code.LIMIT_EXCEEDED,
+        "a frame of 1,195,725,856 bytes",
+    ),
+    (
+        "oversize",
+        lambda p: p.send.write_nowait(b"\x00\x02\x00\x00"),
+        Code.LIMIT_EXCEEDED,
+        "a frame of 131,072 bytes; the limit here is 66,560",
+    ),
     ("flags", lambda p: p.frame(REQUEST, 1, "double", 0x80), Code.PROTOCOL_ERROR, "flags 0x80 mean nothing"),
     ("parity", lambda p: p.frame(REQUEST, 2, "double"), Code.PROTOCOL_ERROR, "odd from the dialer"),
-    ("reuse", lambda p: [p.frame(REQUEST, 1, "double", 0x10, b"1") for _ in "ab"], Code.PROTOCOL_ERROR, "never used again"),  # type: ignore[arg-type,return-value]
+    (
+        "reuse",
+        lambda p: [p.frame(REQUEST, 1, "double", 0x10, b"1") for _ in "ab"],
+        Code.PROTOCOL_ERROR,
+        "never used again",
+    ),  # type: ignore[arg-type,return-value]
     ("answer", lambda p: p.frame(RESPONSE, 2), Code.PROTOCOL_ERROR, "a response to id 2, for which no request is open"),
     ("no name", lambda p: p.frame(REQUEST, 1), Code.PROTOCOL_ERROR, "names no method"),
     ("long name", lambda p: p.frame(REQUEST, 1, "x" * 200), Code.LIMIT_EXCEEDED, "a method name of 200 bytes"),
     ("second hello", lambda p: p.frame(REQUEST, 0, "$hello", 8, b"\x00"), Code.PROTOCOL_ERROR, "a second hello"),
-    ("timeout", lambda p: p.frame(REQUEST, 1, "double", 0x18, b"\x01\x08$timeout\x03xxx1"), Code.PROTOCOL_ERROR, ".timeout is 'xxx'"),
-    ("metadata", lambda p: p.frame(REQUEST, 1, "double", 0x18, b"\xff\x01"), Code.LIMIT_EXCEEDED, "a Map of 255 entries"),
-    ("huge body", lambda p: p.frame(REQUEST, 1, "double", 0x50, b"\x80\x80\x80\x80\x7f"), Code.LIMIT_EXCEEDED, "a message of"),
-    ("end count", lambda p: [p.frame(STREAM, 1, "audio"), p.frame(STREAM, 1, "", 4)], Code.PROTOCOL_ERROR, "without the number"),  # type: ignore[arg-type,return-value]
+    (
+        "timeout",
+        lambda p: p.frame(REQUEST, 1, "double", 0x18, b"\x01\x08$timeout\x03xxx1"),
+        Code.PROTOCOL_ERROR,
+        ".timeout is 'xxx'",
+    ),
+    (
+        "metadata",
+        lambda p: p.frame(REQUEST, 1, "double", 0x18, b"\xff\x01"),
+        Code.LIMIT_EXCEEDED,
+        "a Map of 255 entries",
+    ),
+    (
+        "huge body",
+        lambda p: p.frame(REQUEST, 1, "double", 0x50, b"\x80\x80\x80\x80\x7f"),
+        Code.LIMIT_EXCEEDED,
+        "a message of",
+    ),
+    (
+        "end count",
+        lambda p: [p.frame(STREAM, 1, "audio"), p.frame(STREAM, 1, "", 4)],
+        Code.PROTOCOL_ERROR,
+        "without the number",
+    ),  # type: ignore[arg-type,return-value]
 ]
 
 

@@ -387,7 +387,9 @@ async def test_a_frame_that_is_too_long_is_refused_before_it_leaves() -> None:
     async with connected(audio) as nodes:
         sender = await nodes.client.create_stream("audio")
         await sender.send(bytes(65_536))
-        with pytest.raises(InvalidArgument, match=r"a frame of 65,537 bytes; the peer takes 65,536\. Send it in parts\."):
+        with pytest.raises(
+            InvalidArgument, match=r"a frame of 65,537 bytes; the peer takes 65,536\. Send it in parts\."
+        ):
             await sender.send(bytes(65_537))
         await sender.finish()
 

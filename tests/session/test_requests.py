@@ -175,7 +175,9 @@ async def test_a_failing_handler_tells_its_class_and_nothing_else(caplog: pytest
         raise OSError("/home/canary/secret.key is missing")
 
     async with connected(broken) as nodes:
-        with pytest.raises(HandlerError, match=r"broken failed: OSError \(error [0-9a-f]{8} in the peer's log\)") as caught:
+        with pytest.raises(
+            HandlerError, match=r"broken failed: OSError \(error [0-9a-f]{8} in the peer's log\)"
+        ) as caught:
             await nodes.client.request("broken")
     assert "canary" not in str(caught.value)
     number = str(caught.value).split("(error ")[1][:8]

@@ -53,7 +53,7 @@ class _Waiters:
 class _Pipe:
     """One direction of one stream."""
 
-    __slots__ = ("chunks", "changed", "finished", "owner", "reader", "reset", "size", "stopped", "window")
+    __slots__ = ("changed", "chunks", "finished", "owner", "reader", "reset", "size", "stopped", "window")
 
     def __init__(self, owner: MemoryConnection, reader: MemoryConnection) -> None:
         self.owner = owner
