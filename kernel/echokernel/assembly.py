@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from echokernel._handler_modules import KIND, HandlerTrouble, find_handlers
-from echokernel._problems import InvalidConfig, Problem, dotted
-from echokernel._toml_index import KeyPath
 from echokernel.config import Config, ListenConfig, read_config
+from echokernel.config._handler_modules import KIND, HandlerTrouble, find_handlers
+from echokernel.config._problems import InvalidConfig, Problem, dotted
+from echokernel.config._toml_index import KeyPath
 from echokernel.errors import ConfigError, EchoError
 
 if TYPE_CHECKING:

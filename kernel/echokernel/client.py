@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from echokernel._hello import dial_session
-from echokernel._node import Callback, Node
 from echokernel.addresses import Address, parse_address
 from echokernel.context import ClientContext
+from echokernel.engine.hello import dial_session
+from echokernel.engine.node import Callback, Node
 from echokernel.errors import InvalidArgument
 from echokernel.limits import Limits
 from echokernel.server import _kind_of

@@ -25,7 +25,7 @@ from echokernel_protocol.timestamped import MAX_U32, Timestamped, decode_timesta
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from echokernel._flow_table import Flows
+    from echokernel.engine.flow_table import Flows
     from echokernel.session import Session
     from echokernel.tasks import Future
     from echokernel.transport import RecvStream, SendStream

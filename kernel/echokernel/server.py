@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from echokernel._hello import accept_session
-from echokernel._node import Callback, Node
 from echokernel.addresses import Address, parse_address
 from echokernel.context import ServerContext
+from echokernel.engine.hello import accept_session
+from echokernel.engine.node import Callback, Node
 from echokernel.errors import ConfigError, ConnectionClosed, InvalidArgument, TransportError
 from echokernel.limits import Limits
 from echokernel.tasks import open_tasks

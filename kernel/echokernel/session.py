@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NewType
 
 import anyio
 
-from echokernel._bodies import Bodies
-from echokernel._calls import Calls
-from echokernel._codecs import Codecs
-from echokernel._flow_table import Flows
-from echokernel._link import Link
-from echokernel._serving import Serving
+from echokernel.engine.bodies import Bodies
+from echokernel.engine.calls import Calls
+from echokernel.engine.codecs import Codecs
+from echokernel.engine.flow_table import Flows
+from echokernel.engine.link import Link
+from echokernel.engine.serving import Serving
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -37,8 +37,8 @@ from echokernel_protocol.streams import StreamKind, UnknownKind, take_prelude
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from echokernel._node import Node
     from echokernel.context import ClientContext, ServerContext
+    from echokernel.engine.node import Node
     from echokernel.flows import StreamSender
     from echokernel.serializer import Serializer
     from echokernel.tasks import Future, TaskScope

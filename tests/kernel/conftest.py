@@ -32,5 +32,5 @@ def bare_site(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> FakeSite:
     def only_here() -> object:
         return importlib.metadata.distributions(path=[str(site.path)])
 
-    monkeypatch.setattr("echokernel._installed.distributions", only_here)
+    monkeypatch.setattr("echokernel.installed.distributions", only_here)
     return site

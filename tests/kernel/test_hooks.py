@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from fake_plugins import EVERYTHING, FakeSite
 
-from echokernel._hooking import HOOK_NAMES
-from echokernel._installed import API
 from echokernel.cli._hooks import markdown
 from echokernel.hookspecs import ENTRY_POINT_GROUP
+from echokernel.installed import API
 from echokernel.loader import Loaded, load_plugins
+from echokernel.loader._hooking import HOOK_NAMES
 from echokernel.registry import Registry
 
 COMMANDS_AND_CHECKS = """

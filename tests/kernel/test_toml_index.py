@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echokernel._toml_index import KeyPath, Position, index
+from echokernel.config._toml_index import KeyPath, Position, index
 
 SPACE = st.sampled_from(["", " ", "\t", "  "])
 BLANK = st.sampled_from(["", " ", "\n", "\r\n", "  # a [comment] = {\n", "\n\n\t"])

@@ -99,7 +99,7 @@ def _builder(arguments: argparse.Namespace, address: Address) -> Any:
     names = list(registry.serializers)
     if arguments.serializer is not None:
         if arguments.serializer not in names:
-            from echokernel._problems import unknown
+            from echokernel.config._problems import unknown
 
             what = f"--serializer: there is no serializer {arguments.serializer!r}"
             raise WrongUsage(unknown(what, arguments.serializer, names, label="installed"))
@@ -110,7 +110,7 @@ def _builder(arguments: argparse.Namespace, address: Address) -> Any:
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    from echokernel._config_sources import parse_override, parse_value
+    from echokernel.config._sources import parse_override, parse_value
 
     settings: dict[str, Any] = {}
     if arguments.fingerprint is not None:

@@ -70,7 +70,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _print_toml(config: Config, *, origins: bool) -> None:
-    from echokernel._toml_text import toml_key, toml_value
+    from echokernel.config._toml_text import toml_key, toml_value
 
     table: tuple[str, ...] = ()
     for entry in config.effective():

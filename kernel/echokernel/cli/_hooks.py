@@ -92,7 +92,7 @@ def _contract(contract: type) -> str:
 
 def _hooks() -> list[tuple[str, Callable[..., Any], str]]:
     from echokernel import hookspecs
-    from echokernel._hooking import HOOK_NAMES
+    from echokernel.loader._hooking import HOOK_NAMES
 
     found = []
     for name in HOOK_NAMES:

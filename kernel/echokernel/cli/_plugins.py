@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from echokernel._installed import installed_plugins  # not by way of the loader, which needs pluggy
+    from echokernel.installed import installed_plugins  # not by way of the loader, which needs pluggy
 
     plugins = installed_plugins()
     if arguments.action is None:
@@ -130,9 +130,9 @@ def _settings(registry: Registry) -> Iterator[tuple[str, list[tuple[str, str, st
 
 def _options(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
     """Return name, type, default (empty: required) and description of each setting."""
-    from echokernel._config_example import plain
-    from echokernel._config_models import keys_of
-    from echokernel._toml_text import toml_value
+    from echokernel.config._example import plain
+    from echokernel.config._models import keys_of
+    from echokernel.config._toml_text import toml_value
     from echokernel.settings import field_docs
 
     docs, written = field_docs(model), {name: key for key, name in reversed(keys_of(model).items())}

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from echokernel._problems import Location, Problem, dotted
-from echokernel._toml_file import read_toml
-from echokernel._toml_index import Index, KeyPath
+from echokernel.config._problems import Location, Problem, dotted
+from echokernel.config._toml_file import read_toml
+from echokernel.config._toml_index import Index, KeyPath
 
 __all__ = ["Document", "parse_override", "read_document"]
 

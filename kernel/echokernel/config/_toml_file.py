@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from echokernel._problems import InvalidConfig, Location, Problem
-from echokernel._toml_index import Position
+from echokernel.config._problems import InvalidConfig, Location, Problem
+from echokernel.config._toml_index import Position
 
 __all__ = ["read_toml"]
 

@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from echokernel._config_models import validate
-from echokernel._config_parts import ConnectConfig, ListenConfig, PartConfig
-from echokernel._config_plugins import load_named
-from echokernel._config_sources import Document
-from echokernel._installed import OFFICIAL
-from echokernel._problems import dotted, unknown
-from echokernel._toml_index import KeyPath
 from echokernel.addresses import Address, parse_address
+from echokernel.config._models import validate
+from echokernel.config._parts import ConnectConfig, ListenConfig, PartConfig
+from echokernel.config._plugins import load_named
+from echokernel.config._problems import dotted, unknown
+from echokernel.config._sources import Document
+from echokernel.config._toml_index import KeyPath
 from echokernel.errors import InvalidArgument
+from echokernel.installed import OFFICIAL
 from echokernel.limits import Limits
 from echokernel.loader import Loaded, PluginLoader
 from echokernel.registry import Factory, Registered
@@ -105,7 +105,7 @@ class Checker:
         if settings is None:
             return
         self.log = settings
-        modules = {info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)]) if info.name[0] != "_"}
+        modules = {info.name for info in pkgutil.iter_modules([str(Path(__file__).parents[1])]) if info.name[0] != "_"}
         for name in settings.levels:
             if name not in modules and name not in self.plugins:
                 what = f"log.levels: {name!r} is neither a plugin in use nor a module of the kernel"

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from echokernel._installed import InstalledPlugin, install_command, installed_plugins
-from echokernel._loading import WITHOUT, Loaded, LoadedPlugin, PluginFailure, PluginLoader, name_of
 from echokernel.errors import PluginError
+from echokernel.installed import InstalledPlugin, install_command, installed_plugins
+from echokernel.loader._loading import WITHOUT, Loaded, LoadedPlugin, PluginFailure, PluginLoader, name_of
 from echokernel.registry import Registry
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def make_transport(
     if entry is None:
         there = ", ".join(sorted(registry.transports)) or "none"
         raise PluginError(f"no plugin registers the transport {scheme!r}; there are: {there}")
-    from echokernel._config_models import settings_of
+    from echokernel.config._models import settings_of
 
     model = entry.value.listen_settings if listening else entry.value.connect_settings
     return entry.value.create(settings_of(model, settings or {}, owner=f"transport {scheme!r}"))

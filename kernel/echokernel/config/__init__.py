@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echokernel._config_parts import ConnectConfig, ListenConfig, PartConfig
-from echokernel._config_sources import Document, read_document
-from echokernel._problems import InvalidConfig, Location, Problem
+from echokernel.config._parts import ConnectConfig, ListenConfig, PartConfig
+from echokernel.config._problems import InvalidConfig, Location, Problem
+from echokernel.config._sources import Document, read_document
 from echokernel.limits import Limits
 from echokernel.loader import Loaded, PluginLoader
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from echokernel._toml_index import KeyPath
+    from echokernel.config._toml_index import KeyPath
     from echokernel.registry import Registry
     from echokernel.settings import LogSettings, NodeSettings
 
@@ -98,7 +98,7 @@ class Config:
         return entries
 
     def _entries(self, path: KeyPath, model: BaseModel) -> list[Entry]:
-        from echokernel._config_models import keys_of
+        from echokernel.config._models import keys_of
 
         written = {name: key for key, name in reversed(keys_of(type(model)).items())}
         entries: list[Entry] = []
@@ -134,7 +134,7 @@ def read_config(
     path: str | Path, *, overrides: Sequence[str], environ: Mapping[str, str], without: Sequence[str]
 ) -> tuple[Config, list[Problem]]:
     """Return what is right in a configuration, and all that is wrong. Raises InvalidConfig where nothing is right."""
-    from echokernel._config_check import Checker
+    from echokernel.config._check import Checker
 
     document = read_document(path, overrides, environ)
     checker = Checker(document, PluginLoader(without=without, environ=environ))
@@ -158,14 +158,14 @@ def read_config(
 
 def config_schema(registry: Registry) -> dict[str, Any]:
     """Return the JSON Schema of a configuration that may use everything in ``registry``; for editors."""
-    from echokernel._config_schema import schema
+    from echokernel.config._schema import schema
 
     return schema(registry)
 
 
 def config_example(names: Sequence[str]) -> str:
     """Return a commented configuration that uses these plugins and no others. Raises PluginError."""
-    from echokernel._config_example import example
+    from echokernel.config._example import example
 
     return example(names)
 

@@ -26,7 +26,7 @@ from echokernel_protocol.hello import answer_hello
 from echokernel_protocol.streams import Prelude, StreamKind, take_prelude
 
 if TYPE_CHECKING:
-    from echokernel._node import Node
+    from echokernel.engine.node import Node
     from echokernel.registry import Authenticator
     from echokernel.transport import Connection, RecvStream, SendStream
 

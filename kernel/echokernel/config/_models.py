@@ -9,10 +9,10 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import AliasChoices, BaseModel, ValidationError
 
-from echokernel._config_sources import Document
-from echokernel._problems import dotted, unknown
 from echokernel._suggest import did_you_mean
-from echokernel._toml_index import Index, KeyPath
+from echokernel.config._problems import dotted, unknown
+from echokernel.config._sources import Document
+from echokernel.config._toml_index import Index, KeyPath
 from echokernel.errors import InvalidArgument
 
 __all__ = ["keys_of", "settings_of", "validate"]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import anyio.lowlevel
 
-from echokernel import _context
-from echokernel._calls import TIMER_GRAIN
-from echokernel._failures import describe_failure
-from echokernel.deadlines import Deadlines
+from echokernel.engine import inherited
+from echokernel.engine.calls import TIMER_GRAIN
+from echokernel.engine.deadlines import Deadlines
+from echokernel.engine.failures import describe_failure
 from echokernel.errors import ConnectionClosed, InvalidArgument
 from echokernel.middleware import compose
 from echokernel_protocol.channel import Announced
@@ -24,8 +24,8 @@ from echokernel_protocol.postcard import encode_varint
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from echokernel._bodies import Bodies
-    from echokernel._link import Link
+    from echokernel.engine.bodies import Bodies
+    from echokernel.engine.link import Link
     from echokernel.handlers import Runner
     from echokernel.methods import BoundMethods
     from echokernel.middleware import Middleware, Next
@@ -108,7 +108,7 @@ class Serving:
             self._refuse(request_id, method, slot, payload, known=runners is not None)
             return
         deadline = now + timeout if timeout else None
-        _context.deadline.set(deadline)  # the task copies the context as it is now
+        inherited.deadline.set(deadline)  # the task copies the context as it is now
         task = self._tasks.start(self._serve, request_id, method, runners[slot], payload, flags, name=method)
         if deadline is None:
             self._running[request_id] = task, 0.0, 0
@@ -258,7 +258,7 @@ class Serving:
         if not queue.busy:
             queue.busy = True
             self._busy_events += 1
-            _context.deadline.set(None)
+            inherited.deadline.set(None)
             self._tasks.start(self._work, queue, name=method)
 
     async def _handle_concurrently(self, queue: _EventQueue, flags: int, payload: bytes | Announced) -> None:
@@ -275,7 +275,7 @@ class Serving:
         try:
             while items:
                 flags, payload = items.popleft()
-                size += payload.size if payload.__class__ is Announced else len(payload)
+                size += payload.size if isinstance(payload, Announced) else len(payload)
                 count += 1
                 await self._handle_event(queue, flags, payload)
                 if count >= EVENTS_BEFORE_YIELD or size > 65_536:

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
-from echokernel._config_models import keys_of
-from echokernel._toml_text import toml_key, toml_value
+from echokernel.config._models import keys_of
+from echokernel.config._toml_text import toml_key, toml_value
 from echokernel.loader import load_plugins
 from echokernel.registry import Factory, Registered
 from echokernel.settings import ConnectSettings, ListenSettings, LogSettings, field_docs, node_model

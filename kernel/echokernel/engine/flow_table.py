@@ -15,7 +15,7 @@ from echokernel_protocol.postcard import Malformed, Truncated, take_varint
 from echokernel_protocol.streams import Prelude, StreamKind
 
 if TYPE_CHECKING:
-    from echokernel._link import Link
+    from echokernel.engine.link import Link
     from echokernel.session import Session
     from echokernel.tasks import TaskScope
     from echokernel.transport import RecvStream

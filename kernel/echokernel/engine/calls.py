@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from echokernel._context import deadline as inherited_deadline
-from echokernel.deadlines import Deadlines
+from echokernel.engine.deadlines import Deadlines
+from echokernel.engine.inherited import deadline as inherited_deadline
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -25,9 +25,9 @@ from echokernel_protocol.maps import encode_map
 from echokernel_protocol.postcard import encode_varint
 
 if TYPE_CHECKING:
-    from echokernel._bodies import Bodies
-    from echokernel._codecs import Codecs
-    from echokernel._link import Link
+    from echokernel.engine.bodies import Bodies
+    from echokernel.engine.codecs import Codecs
+    from echokernel.engine.link import Link
     from echokernel.tasks import Future, TaskScope, Timer
     from echokernel_protocol.hello import Hello
 

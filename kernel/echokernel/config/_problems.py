@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from echokernel._suggest import did_you_mean
-from echokernel._toml_index import KeyPath, Position
+from echokernel.config._toml_index import KeyPath, Position
 from echokernel.errors import ConfigError
 
 __all__ = ["InvalidConfig", "Location", "Problem", "dotted", "unknown"]

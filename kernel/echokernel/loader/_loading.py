@@ -7,10 +7,17 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from echokernel._hooking import HookTrouble, PluginHooks
-from echokernel._installed import OFFICIAL, InstalledPlugin, Trouble, canonical, install_command, installed_plugins
 from echokernel._suggest import did_you_mean
 from echokernel.errors import PluginError
+from echokernel.installed import (
+    OFFICIAL,
+    InstalledPlugin,
+    Trouble,
+    canonical,
+    install_command,
+    installed_plugins,
+)
+from echokernel.loader._hooking import HookTrouble, PluginHooks
 from echokernel.registry import Registry
 
 __all__ = ["WITHOUT", "Loaded", "LoadedPlugin", "PluginFailure", "PluginLoader", "name_of"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from echokernel._config_models import validate
-from echokernel._config_sources import Document
-from echokernel._installed import OFFICIAL, install_command
-from echokernel._problems import Location, Problem, unknown
+from echokernel.config._models import validate
+from echokernel.config._problems import Location, Problem, unknown
+from echokernel.config._sources import Document
+from echokernel.installed import OFFICIAL, install_command
 from echokernel.loader import PluginFailure, PluginLoader
 from echokernel.settings import PluginSettings
 

@@ -1,0 +1,1 @@
+"""The parts of a session. ``session.py`` puts them together; nothing here is public."""
