@@ -316,6 +316,7 @@ class Session:
 
     def _act(self, frames: list[Received]) -> None:
         now = self._tasks.now()
+        self._link.batch(len(frames))
         held = self._held
         serving = self._serving
         for frame in frames:

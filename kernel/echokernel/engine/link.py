@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from echokernel.transport import Connection, SendStream
     from echokernel_protocol.channel import Channel
 
+LARGE_BATCH = 48  # frames; the other end works on one half while this one makes the other (docs/decisions/0004)
 YIELD_AFTER = 128  # frames put in during one loop turn before their sender lets others run
 
 __all__ = ["Link"]
@@ -23,6 +24,7 @@ class Link:
 
     __slots__ = (
         "_flush_due",
+        "_half",
         "_limit",
         "_pump",
         "_put_since_flush",
@@ -44,20 +46,30 @@ class Link:
         self._limit = outbox
         self._flush_due = False
         self._put_since_flush = 0
+        self._half = -1
         self._timer: Timer | None = None
         self._pump: Future[None] | None = None
         self._room: list[Future[None]] = []
 
     def wake(self) -> None:
-        """Frames were put in: flush when this turn of the loop ends."""
-        if not self._flush_due:
+        """Frames were put in: flush when this turn of the loop ends, or now when half of a large batch is done."""
+        if self._put_since_flush == self._half and self._send.room > 0:
+            self.flush()
+        elif not self._flush_due:
             self._flush_due = True
-            self.tasks.call_soon(self.flush)
+            self.tasks.call_soon(self._flush_turn)
+
+    def batch(self, frames: int) -> None:
+        """So many frames arrived together; about as many will be put in because of them."""
+        self._half = frames // 2 if frames >= LARGE_BATCH else -1
+
+    def _flush_turn(self) -> None:
+        self._flush_due = False
+        self._put_since_flush = 0
+        self.flush()
 
     def flush(self) -> None:
         """Hand frames to the transport now, as many as it has room for."""
-        self._flush_due = False
-        self._put_since_flush = 0
         channel = self.channel
         send = self._send
         room = send.room

@@ -33,7 +33,7 @@ REASON_SIZE = 256  # bytes; more may not fit the packet, and then nothing is sen
 GOODBYE_REPEATS = (0.1, 0.2, 0.3)  # seconds after the first CONNECTION_CLOSE
 GOODBYE_ANSWERS = 16  # packets of a peer that has not heard of the end are answered this often
 RETRY_SEND = 0.001  # seconds; the socket's buffer was full
-WORTH_A_PROBE = 4  # packets in one pass: this connection moves enough for larger ones to pay
+WORTH_A_PROBE = 2
 TIMER_SLACK = 0.001  # seconds; uvloop's timers may be this early
 
 logger = logging.getLogger("echokernel.quic")
