@@ -178,21 +178,29 @@ class FunctionHandler(Generic[P, R]):
         call = self._caller()
         count = len(parameters)
         is_rpc = self.kind == "rpc"
+        wrong = self._wrong_arguments
 
         async def run(session: Session, payload: bytes) -> bytes:
             try:
                 value = decode(payload)
             except SerializationError as error:
-                raise InvalidArgument(f"{self.name}: {error}") from error
-            if count == 1:
-                result = await (call(session, value) if takes_session else call(value))
-            elif count:
-                result = await (call(session, *value) if takes_session else call(*value))
-            else:
-                result = await (call(session) if takes_session else call())
+                raise wrong(error) from error
+            arguments = value if count > 1 else (value,) if count else ()
+            result = await (call(session, *arguments) if takes_session else call(*arguments))
             return encode(result) if is_rpc else b""
 
-        return run
+        async def run_with_one(session: Session, payload: bytes) -> bytes:
+            """The commonest form, without the questions."""
+            try:
+                value = decode(payload)
+            except SerializationError as error:
+                raise wrong(error) from error
+            return encode(await call(value))
+
+        return run_with_one if count == 1 and is_rpc and not takes_session else run
+
+    def _wrong_arguments(self, error: SerializationError) -> InvalidArgument:
+        return InvalidArgument(f"{self.name}: {error}")
 
     def _caller(self) -> Callable[..., Awaitable[Any]]:
         function: Callable[..., Any] = self.function

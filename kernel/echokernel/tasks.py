@@ -187,8 +187,13 @@ class _AsyncioTasks(TaskScope):
     def stop(self, task: Any) -> None:
         if not task.done():
             task.cancel()
-            task.add_done_callback(self._forget)  # cancelled before its first step, it never reaches ``finally``
-            self._loop.call_later(CANCEL_AGAIN, self.stop, task)
+            again = self._loop.call_later(CANCEL_AGAIN, self.stop, task)
+
+            def ended(task: asyncio.Task[None]) -> None:
+                again.cancel()
+                self._forget(task)  # cancelled before its first step, it never reached its own ``finally``
+
+            task.add_done_callback(ended)
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         self._loop.call_soon(function, *args)

@@ -223,7 +223,20 @@ class Channel:
                 if self._receive_response(request_id, method, flags):
                     result.append(received)
             elif message_type == _REQUEST:
-                if self._receive_request(request_id, method, flags, size):
+                charge = size + FRAME_CHARGE
+                if (
+                    flags & KIND_MASK == 0
+                    and self._last_peer_id < request_id <= self._goaway_last
+                    and request_id % 2 == self._parity
+                    and method
+                    and len(self._peer_calls) < self.ours.max_requests
+                    and self._peer_call_bytes + charge <= self.ours.max_request_bytes
+                ):  # nearly always; what else it can be is judged apart
+                    self._last_peer_id = request_id
+                    self._peer_calls[request_id] = charge
+                    self._peer_call_bytes += charge
+                    result.append(received)
+                elif self._receive_request(request_id, method, flags, size):
                     result.append(received)
             elif message_type == _EVENT:
                 if request_id or not method:
@@ -266,9 +279,7 @@ class Channel:
                 return True
             self.late += 1
             return False
-        if request_id <= self._last_peer_id or request_id % 2 != self._parity or not method:
-            self._take_peer_id(request_id, method)  # which says what is wrong
-        self._last_peer_id = request_id
+        self._take_peer_id(request_id, method)
         size += FRAME_CHARGE
         if len(self._peer_calls) >= self.ours.max_requests:
             raise ProtocolViolation(f"more than {self.ours.max_requests:,} open requests", code=Code.LIMIT_EXCEEDED)

@@ -32,6 +32,8 @@ _HEAD_0 = Struct(">IB").pack
 _HEAD_1 = Struct(">IBB").pack
 _HEAD_2 = Struct(">IBBB").pack
 _HEAD_3 = Struct(">IBBBB").pack
+_HEAD_3_READ = Struct(">IBBBB").unpack_from
+_SHORTEST = 9  # bytes of a frame with its length: one each for type, id, method's length, flags, payload's length
 _ONE_BYTE = [bytes((value,)) for value in range(128)]
 _KNOWN_NAMES = 1024  # names remembered as checked; a peer that invents more is checked each time
 
@@ -166,59 +168,12 @@ def encode_frame(message_type: int, request_id: int, method_and_flags: bytes, pa
 
 def decode_frame(data: bytes, start: int, end: int, names: dict[bytes, str]) -> RawFrame:
     """Return the frame in ``data[start:end]``. ``names`` remembers checked names. Raises ProtocolViolation."""
-    frames: list[RawFrame] = []
-    _decode(data, start, end, names, frames)
+    decoder = FrameDecoder(end - start)
+    decoder.names = names
+    frames = decoder.feed(_LENGTH.pack(end - start) + data[start:end])
+    if len(frames) != 1:
+        raise ProtocolViolation("a frame is shorter than its header says")
     return frames[0]
-
-
-def _decode(data: bytes, position: int, end: int, names: dict[bytes, str], frames: list[RawFrame]) -> None:
-    """Append the frame in ``data[position:end]``. Numbers of one, two and three bytes are read here: nearly all are."""
-    try:
-        message_type = data[position]
-        if message_type > 3:
-            raise ProtocolViolation(f"message type {message_type} is unknown; known are 0 to 3")
-        request_id = data[position + 1]
-        position += 2
-        if request_id > 127:
-            byte = data[position]
-            if byte < 128:
-                request_id += (byte << 7) - 128
-                position += 1
-            else:
-                third = data[position + 1]
-                if third < 128:
-                    request_id += (byte << 7) + (third << 14) - 16_512
-                    position += 2
-                else:
-                    request_id, position = take_varint(data, position - 1, maximum=MAX_REQUEST_ID)
-        length = data[position]
-        position += 1
-        if length:
-            if length > 127:
-                length, position = take_varint(data, position - 1)
-            raw = data[position : position + length]
-            method = names.get(raw)
-            if method is None:
-                method = _check_name(raw, length, names)
-            position += length
-        else:
-            method = ""
-        flags = data[position]
-        length = data[position + 1]
-        position += 2
-        if length > 127:
-            length, position = take_varint(data, position - 1)
-        if not _LEGAL_BYTES[message_type << 8 | flags]:
-            raise ProtocolViolation(
-                f"flags {flags:#04x} mean nothing on a {MessageType(message_type).name.lower()} frame of this version"
-            )
-        if position + length != end or end > len(data):
-            raise ProtocolViolation("a frame's payload does not end where the frame ends")
-        frames.append((message_type, request_id, method, flags, data[position:end]))
-    except (Truncated, IndexError) as error:
-        raise ProtocolViolation("a frame is shorter than its header says") from error
-    except Malformed as error:
-        raise ProtocolViolation(f"a frame's header is not valid: {error}") from error
 
 
 def _check_name(raw: bytes, length: int, names: dict[bytes, str]) -> str:
@@ -243,14 +198,15 @@ class FrameDecoder:
     ``limit`` is the longest frame accepted, in bytes; its length is judged before its bytes are waited for.
     """
 
-    __slots__ = ("_chunks", "_names", "_needed", "_size", "limit")
+    __slots__ = ("_chunks", "_needed", "_size", "limit", "names")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.names: dict[bytes, str] = {}
+        """Method names that were checked."""
         self._chunks: list[bytes] = []
         self._size = 0
         self._needed = 4
-        self._names: dict[bytes, str] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -268,27 +224,83 @@ class FrameDecoder:
             data = b"".join(self._chunks)
             self._chunks = []
         frames: list[RawFrame] = []
-        position = 0
-        needed = 4
-        names = self._names
-        unpack = _LENGTH.unpack_from
-        while size - position >= 4:
-            (length,) = unpack(data, position)
-            if length > self.limit:
-                raise ProtocolViolation(
-                    f"a frame of {length:,} bytes; the limit here is {self.limit:,}", code=Code.LIMIT_EXCEEDED
-                )
-            end = position + 4 + length
-            if end > size:
-                needed = 4 + length
-                break
-            _decode(data, position + 4, end, names, frames)
-            position = end
-        self._needed = needed
+        try:
+            position = self._decode(data, size, frames)
+        except (Truncated, IndexError) as error:
+            raise ProtocolViolation("a frame is shorter than its header says") from error
+        except Malformed as error:
+            raise ProtocolViolation(f"a frame's header is not valid: {error}") from error
         self._size = size - position
         if position < size:
             self._chunks.append(data[position:] if position else data)
         return frames
+
+    def _decode(self, data: bytes, size: int, frames: list[RawFrame]) -> int:
+        """Append the complete frames; return where the rest begins.
+
+        The numbers of nearly all frames have one to three bytes and are read here, without a call: this loop runs for
+        every message at either end. A header that runs beyond its frame is found out by where its payload would end.
+        """
+        names = self.names
+        limit = self.limit
+        head = _HEAD_3_READ
+        position = 0
+        while size - position >= _SHORTEST:
+            length, message_type, request_id, second, third = head(data, position)
+            end = position + 4 + length
+            if end > size or length > limit:
+                break
+            if message_type > 3:
+                _explain(message_type, 0)
+            if request_id < 128:
+                at = position + 6
+            elif second < 128:
+                request_id += (second << 7) - 128
+                at = position + 7
+            elif third < 128:
+                request_id += (second << 7) + (third << 14) - 16_512
+                at = position + 8
+            else:
+                request_id, at = take_varint(data, position + 5, maximum=MAX_REQUEST_ID)
+            length = data[at]
+            at += 1
+            method = ""
+            if length:
+                if length > 127:
+                    length, at = take_varint(data, at - 1)
+                raw = data[at : at + length]
+                method = names.get(raw) or _check_name(raw, length, names)
+                at += length
+            flags = data[at]
+            length = data[at + 1]
+            at += 2
+            if length > 127:
+                length, at = take_varint(data, at - 1)
+            if at + length != end or not _LEGAL_BYTES[message_type << 8 | flags]:
+                _explain(message_type, flags)
+            frames.append((message_type, request_id, method, flags, data[at:end]))
+            position = end
+        self._needed = 4
+        if size - position >= 4:
+            (length,) = _LENGTH.unpack_from(data, position)
+            if length > self.limit:
+                raise ProtocolViolation(
+                    f"a frame of {length:,} bytes; the limit here is {self.limit:,}", code=Code.LIMIT_EXCEEDED
+                )
+            if length < _SHORTEST - 4:
+                raise ProtocolViolation("a frame is shorter than its header says")
+            self._needed = 4 + length
+        return position
+
+
+def _explain(message_type: int, flags: int) -> None:
+    if message_type > 3:
+        raise ProtocolViolation(f"message type {message_type} is unknown; known are 0 to 3")
+    if not _LEGAL_BYTES[message_type << 8 | flags]:
+        raise ProtocolViolation(
+            f"flags {flags:#04x} mean nothing on a {MessageType(message_type).name.lower()} frame of this version"
+        )
+    raise ProtocolViolation("a frame's payload does not end where the frame ends")
 
 
 def encode_frame_on_stream(frame: Frame) -> bytes:

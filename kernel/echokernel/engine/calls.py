@@ -94,7 +94,7 @@ class Calls:
             extra = 0 if body is None else len(body)
         channel = self._channel
         link = self._link
-        if self._waiting or not channel.may_call(len(payload) + extra) or link.is_crowded():
+        if self._waiting or not channel.may_call(len(payload) + extra) or link.is_crowded:
             await self._wait_for_credit(channel.may_call, len(payload) + extra, method, timeout)
         request_id = channel.call(head, payload, extra)
         if body is not None:
@@ -191,7 +191,7 @@ class Calls:
             head, payload, body = self._dress(method, head, payload, None)
             extra = 0 if body is None else len(body)
         channel = self._channel
-        if self._waiting or not channel.may_emit(len(payload) + extra) or self._link.is_crowded():
+        if self._waiting or not channel.may_emit(len(payload) + extra) or self._link.is_crowded:
             await self._wait_for_credit(channel.may_emit, len(payload) + extra, method, 0)
         channel.emit(head, payload, extra)
         if body is not None:

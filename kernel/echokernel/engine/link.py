@@ -33,6 +33,7 @@ class Link:
         "_timer",
         "channel",
         "connection",
+        "is_crowded",
         "tasks",
     )
 
@@ -47,17 +48,22 @@ class Link:
         self._flush_due = False
         self._put_since_flush = 0
         self._half = -1
+        self.is_crowded = False
+        """Whether a caller has to wait in :meth:`wait_room` before it puts a counted frame in."""
         self._timer: Timer | None = None
         self._pump: Future[None] | None = None
         self._room: list[Future[None]] = []
 
     def wake(self) -> None:
         """Frames were put in: flush when this turn of the loop ends, or now when half of a large batch is done."""
-        if self._put_since_flush == self._half and self._send.room > 0:
-            self.flush()
-        elif not self._flush_due:
+        self._put_since_flush = put = self._put_since_flush + 1
+        if not self._flush_due:
             self._flush_due = True
             self.tasks.call_soon(self._flush_turn)
+        if put == self._half and self._send.room > 0:
+            self.flush()
+        elif put >= YIELD_AFTER or self.channel.outbox_size > self._limit:
+            self.is_crowded = True
 
     def batch(self, frames: int) -> None:
         """So many frames arrived together; about as many will be put in because of them."""
@@ -67,6 +73,7 @@ class Link:
         self._flush_due = False
         self._put_since_flush = 0
         self.flush()
+        self.is_crowded = self.channel.outbox_size > self._limit
 
     def flush(self) -> None:
         """Hand frames to the transport now, as many as it has room for."""
@@ -115,19 +122,14 @@ class Link:
 
     # --- room for callers --------------------------------------------------------------------------------------
 
-    def is_crowded(self) -> bool:
-        """Whether a caller has to wait in :meth:`wait_room` before it puts a counted frame in."""
-        self._put_since_flush += 1
-        return self.channel.outbox_size > self._limit or self._put_since_flush > YIELD_AFTER
-
     async def wait_room(self) -> None:
         """Wait until the outbox is below its limit, and let others run."""
-        self._put_since_flush = 0
         await anyio.lowlevel.checkpoint()
         while self.channel.outbox_size > self._limit:
             future: Future[Any] = self.tasks.future()
             self._room.append(future)
             await future
+        self.is_crowded = False
 
     def _give_room(self) -> None:
         waiting, self._room = self._room, []

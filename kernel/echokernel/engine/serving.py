@@ -77,6 +77,7 @@ class Serving:
         self._concurrent = methods.concurrent
         self._onion: Next | None = compose(middleware, session, self._innermost) if middleware else None
         self._peer = peer
+        self._max_frame = peer.max_frame
         self._default_timeout = peer.timeout / 1000
         self._running: dict[int, tuple[Task, float, int]] = {}
         self._next_sweep: Timer | None = None
@@ -159,7 +160,7 @@ class Serving:
             self._forget(request_id)
             self._answer(request_id, method, _ERROR, info.encode())
             raise
-        if self._link.is_crowded():
+        if self._link.is_crowded:
             try:
                 await self._link.wait_room()
             except ConnectionClosed:
@@ -181,7 +182,7 @@ class Serving:
 
     def _answer(self, request_id: int, method: str, flags: int, payload: bytes) -> None:
         size = len(payload)
-        if size <= self._peer.max_frame:
+        if size <= self._max_frame:
             self._channel.respond(request_id, flags, payload)
         elif size <= self._peer.max_message:
             self._channel.respond(request_id, flags | _BODY, encode_varint(size))
