@@ -25,8 +25,12 @@ from echokernel import (
     RequestCancelled,
     RequestTimeout,
     Session,
+    StreamReceiver,
+    event,
     rpc,
+    stream,
 )
+from echokernel.engine import inherited
 from echokernel.testing import connected
 
 pytestmark = pytest.mark.anyio
@@ -281,6 +285,31 @@ async def test_a_nested_request_inherits_what_is_left() -> None:
         await anyio.sleep(0.1)
         assert len(seen) == 1
         assert seen[0] < 2.1
+
+
+async def test_streams_and_events_do_not_inherit_the_deadline_of_a_request_before_them() -> None:
+    seen: list[float | None] = []
+
+    @event
+    async def note() -> None:
+        seen.append(inherited.deadline.get())
+
+    @event(concurrent=True)
+    async def notes() -> None:
+        seen.append(inherited.deadline.get())
+
+    @stream
+    async def audio(receiver: StreamReceiver) -> None:
+        seen.append(inherited.deadline.get())
+
+    async with connected(double, note, notes, audio) as nodes:
+        await nodes.client.request("double", 1)
+        await nodes.client.create_stream("audio")
+        await nodes.client.emit("note")
+        await nodes.client.request("double", 1)
+        await nodes.client.emit("notes")
+        await anyio.sleep(0.1)
+    assert seen == [None, None, None]
 
 
 async def test_cancelling_a_request_cancels_the_handler() -> None:

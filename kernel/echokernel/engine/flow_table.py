@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from echokernel.engine import inherited
 from echokernel.errors import ConnectionClosed, EchoError, StreamStopped, error_from_code
 from echokernel.flows import StreamReceiver, StreamSender
 from echokernel_protocol.codes import Code
@@ -119,6 +120,7 @@ class Flows:
             receiver = self._receivers[flow_id] = StreamReceiver(self._session, self, method, flow_id)
             if early is not None:
                 receiver._attach(*early)
+            inherited.deadline.set(None)  # that of the request before it is none of a stream's business
             self._tasks.start(self._serve, handler, receiver, name=method)
             return
         if early is not None:

@@ -253,6 +253,7 @@ class Serving:
             return
         if method in self._concurrent:
             self._busy_events += 1
+            inherited.deadline.set(None)  # that of the request before it is none of an event's business
             self._tasks.start(self._handle_concurrently, queue, flags, payload, name=method)
             return
         queue.items.append((flags, payload))

@@ -277,7 +277,12 @@ class QuicConnection(Connection):
         self._wake_writers()
         if self._drain_waiters and not engine.unacknowledged():
             self._drain_waiters.wake_all()
-        self.schedule_flush()
+        if engine.has_news(now):
+            self.schedule_flush()
+        else:
+            if self._openers[False] or self._openers[True]:
+                self._wake_openers()
+            self._arm(now)
 
     def refused(self, now: float) -> None:
         """The network says that nobody is at the peer's port."""

@@ -296,6 +296,46 @@ class Engine(PacketWriter):
             self.datagrams_dropped += 1
         self._datagrams_pending.append(data)
 
+    def has_news(self, now: float) -> bool:
+        """Whether a pass could send something now, or would forget finished streams. If not, the next timer will do.
+
+        A batch that brought data for the program is mostly answered by the program within the same turn of the loop:
+        the pass that this saves would have been one of two.
+        """
+        if (
+            not self._handshake_confirmed
+            or self.is_over
+            or self.more_to_send
+            or self._ack_now
+            or self._unacknowledged >= ACK_PACKETS
+            or self._close_pending
+            or self._ping_pending
+            or self._probe_pending
+            or self._datagrams_pending
+            or self._handshake_done_pending
+            or self._retire_connection_ids
+            or self._streams_blocked_pending
+            or len(self._network_paths) > 1
+        ):
+            return True
+        path = self._network_paths[0]
+        ack_at = self._spaces[tls.Epoch.ONE_RTT].ack_at
+        if not path.is_validated or path.remote_challenges or (ack_at is not None and ack_at <= now):
+            return True
+        for limit in (self._local_max_data, self._local_max_streams_bidi, self._local_max_streams_uni):
+            if limit.value != limit.sent:
+                return True
+        if not all(entry.was_sent for entry in self._host_cids):
+            return True
+        return not self._crypto_streams[tls.Epoch.ONE_RTT].sender.buffer_is_empty or any(
+            stream.is_finished
+            or stream.receiver.stop_pending
+            or stream.sender.reset_pending
+            or stream.max_stream_data_local_sent != stream.max_stream_data_local
+            or not (stream.sender.buffer_is_empty or stream.is_blocked)
+            for stream in self._streams_queue
+        )
+
     def transmit(self, now: float) -> list[tuple[bytes, Any]]:
         """Return the datagrams of one pass, each with its address."""
         self.more_to_send = False

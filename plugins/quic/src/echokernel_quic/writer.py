@@ -25,6 +25,7 @@ from echokernel_quic.credit import StreamCredit
 
 PASS_DATAGRAMS = 16  # per transmit pass: at most about 1 ms of this loop's time
 PACKET_OVERHEAD = 30  # bytes of a 1-RTT packet around a datagram's payload, with 8-byte connection ids
+RIDING_ACK = 4  # packets; from here on an ACK rides on data, and hardly ever needs a packet of its own
 SMALLEST_FRAME_ROOM = 24  # less room than this in a packet is not worth another stream frame
 
 __all__ = ["PACKET_OVERHEAD", "PacketWriter", "id_of"]
@@ -49,6 +50,7 @@ class PacketWriter(QuicConnection):
     _gone_unread: set[int]
     _max_streams: int
     _ack_soon: bool = False
+    _unacknowledged: int = 0
 
     def _allow_another(self, stream_id: int) -> None:
         """Let the peer open a stream for the one that is over, read and all (RFC 9000, section 4.6).
@@ -108,7 +110,7 @@ class PacketWriter(QuicConnection):
         channel = next((stream for stream in ready if stream.stream_id == first), None) if first is not None else None
         if channel is not None:
             ready.remove(channel)
-        if self._ack_soon and urgent and space.ack_at is not None:
+        if (self._ack_soon or self._unacknowledged >= RIDING_ACK) and urgent and space.ack_at is not None:
             space.ack_at = now  # with data that leaves anyway
 
         for count in range(PASS_DATAGRAMS + 1):
