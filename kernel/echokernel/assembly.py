@@ -119,8 +119,8 @@ def _check_exposure(config: Config, parts: Parts, listen: ListenConfig, transpor
     if listen.address.is_loopback or transport.authenticates_peers or listen.authenticators or listen.allow_anonymous:
         return
     message = (
-        f"{listen.address} can be reached from other machines, and nothing says who may connect; set client_ca, pins "
-        f"or authenticators in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: allow_anonymous = true"
+        f"{listen.address} can be reached from other machines, and nothing says who may connect; set "
+        f"authenticators in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: allow_anonymous = true"
     )
     parts.problems.append(config.problem("security", ("listen", listen.name, "url"), message))
 

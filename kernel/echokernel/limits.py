@@ -25,8 +25,6 @@ class Limits:
     """Bytes of the peer's events that no handler has taken yet, never below ``max_message``. Reached: it waits in emit()."""
     outbox: int = 8_388_608
     """Bytes of our frames that the transport has not taken yet. Reached: callers wait."""
-    stream_buffer: int = 262_144
-    """Bytes of one stream that its reader has not taken yet. Reached: the sender's send() waits."""
     max_streams: int = 64
     """Streams that the peer may have open at a time. Exceeded: the new one is refused with Overloaded."""
     max_sessions: int = 10_000
@@ -50,6 +48,6 @@ class Limits:
                 raise ValueError(
                     f"{name} is {getattr(self, name):,} bytes, less than {least} ({getattr(self, least):,})"
                 )
-        for name in ("max_requests", "max_streams", "max_sessions", "max_unauthenticated", "stream_buffer"):
+        for name in ("max_requests", "max_streams", "max_sessions", "max_unauthenticated"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted at least 1")

@@ -232,7 +232,7 @@ def _check_public(address: Address, transport: Transport, authenticators: Sequen
     if not allow:
         raise ConfigError(
             f"{address} can be reached from other machines, and nobody would have to say who they are; "
-            "add client certificates, pins or an authenticator, listen on 127.0.0.1, or set allow_anonymous = true"
+            "add an authenticator, listen on 127.0.0.1, or set allow_anonymous = true"
         )
 
 

@@ -20,7 +20,6 @@ from echokernel.testing import MemoryTransport
 
 @dataclass
 class Message:
-    number: int
     data: bytes
 
 
@@ -50,7 +49,7 @@ async def measure(rounds: int, seconds: float) -> None:
         .add_rpc(echo)
         .add_event(on_event)
     )
-    message = Message(1, bytes(32))
+    message = Message(bytes(32))
     async with server.build():
         builder = EchoClient.builder().transport(transport).serializer(MsgpackSerializer())
         async with builder.connect("memory://bench:1") as client:

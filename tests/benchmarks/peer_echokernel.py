@@ -22,7 +22,6 @@ FRAME = bytes(65_536)
 
 @dataclass
 class Message:
-    number: int
     data: bytes
 
 
@@ -79,7 +78,7 @@ async def serve() -> None:
 
 
 async def requests(client: EchoClient, seconds: float, in_flight: int) -> dict[str, Any]:
-    message = Message(1, PAYLOAD)
+    message = Message(PAYLOAD)
     times: list[float] = []
     clock = time.perf_counter
     end = clock() + seconds
@@ -115,7 +114,7 @@ async def wait_counted(client: EchoClient, wanted: int) -> None:
 
 
 async def events(client: EchoClient, seconds: float) -> dict[str, Any]:
-    message = Message(1, PAYLOAD)
+    message = Message(PAYLOAD)
     sent = 0
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
