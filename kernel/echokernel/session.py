@@ -27,7 +27,7 @@ from echokernel.errors import (
     RequestTimeout,
 )
 from echokernel.tasks import open_tasks
-from echokernel_protocol.channel import Received
+from echokernel_protocol.channel import Announced, Received
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
 from echokernel_protocol.frames import Flags, MessageType
@@ -319,10 +319,15 @@ class Session:
         self._link.batch(len(frames))
         held = self._held
         serving = self._serving
+        pending = self._calls.pending
         for frame in frames:
             message_type, request_id, method, flags, payload = frame
             if message_type == _RESPONSE:
-                self._calls.on_response(request_id, flags, payload)
+                entry = pending.pop(request_id, None)
+                if entry is not None and not entry[0].done():
+                    entry[0].set_result((flags, payload))
+                elif isinstance(payload, Announced):
+                    self._bodies.discard(payload)  # its caller gave up
             elif held is not None:  # on_connect has not returned yet
                 held.append(frame)
             elif message_type == _REQUEST:

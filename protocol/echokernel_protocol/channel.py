@@ -220,8 +220,14 @@ class Channel:
                 size = announced.size
                 received = message_type, request_id, method, flags, announced
             if message_type == _RESPONSE:
-                if self._receive_response(request_id, method, flags):
+                charged = None if method or flags & _END else self._calls.pop(request_id, None)
+                if charged is not None:
+                    self._call_bytes -= charged
+                    if self._cancelled:
+                        self._cancelled.discard(request_id)
                     result.append(received)
+                else:
+                    self._drop_response(request_id, method, flags)
             elif message_type == _REQUEST:
                 charge = size + FRAME_CHARGE
                 if (
@@ -293,24 +299,14 @@ class Channel:
         self._peer_call_bytes += size
         return True
 
-    def _receive_response(self, request_id: int, method: str, flags: int) -> bool:
-        size = self._calls.pop(request_id, None)
-        if size is None or method or flags & _END:
-            if (
-                size is not None
-                or method
-                or flags & _END
-                or request_id % 2 == self._parity
-                or not 0 < request_id < self._next_id
-            ):
-                raise ProtocolViolation(
-                    f"a response to id {request_id}, for which no request is open, or with a name or END"
-                )
-            self.late += 1
-            return False
-        self._call_bytes -= size
-        self._cancelled.discard(request_id)
-        return True
+    def _drop_response(self, request_id: int, method: str, flags: int) -> None:
+        """A response that no request waits for: late, or a violation."""
+        ours = 0 < request_id < self._next_id and request_id % 2 != self._parity
+        if not ours or method or flags & _END:
+            raise ProtocolViolation(
+                f"a response to id {request_id}, for which no request is open, or with a name or END"
+            )
+        self.late += 1
 
     def _receive_stream(self, request_id: int, method: str, flags: int) -> bool:
         kind = flags & KIND_MASK

@@ -59,7 +59,8 @@ class Calls:
         self._peer = peer
         self._max_frame = peer.max_frame
         self._default_timeout = default_timeout
-        self._pending: dict[int, _Pending] = {}
+        self.pending: dict[int, _Pending] = {}
+        """Requests without an answer, by id; the session sets the futures."""
         self._deadlines = Deadlines(tasks, self._expire)
         self._next_sweep: Timer | None = None
         self._waiting: deque[tuple[Callable[[int], bool], int, Future[None]]] = deque()
@@ -102,11 +103,11 @@ class Calls:
         future = tasks.future()
         bucket = 0
         if default:
-            self._pending[request_id] = future, method, now + timeout if timeout else 0.0
+            self.pending[request_id] = future, method, now + timeout if timeout else 0.0
             if self._next_sweep is None and timeout:
                 self._next_sweep = tasks.call_at(now + timeout, self._sweep)
         else:
-            self._pending[request_id] = future, method, 0.0
+            self.pending[request_id] = future, method, 0.0
             if timeout:
                 bucket = self._deadlines.add(now + timeout, request_id)
         link.wake()
@@ -115,7 +116,7 @@ class Calls:
             if answer.__class__ is Announced:
                 answer = await self._bodies.receive(answer)
         except BaseException as error:
-            if self._pending.pop(request_id, None) is not None:  # nobody answered: the caller gave up
+            if self.pending.pop(request_id, None) is not None:  # nobody answered: the caller gave up
                 channel.cancel(request_id)
                 link.wake()
             if isinstance(error, ConnectionClosed):
@@ -133,20 +134,12 @@ class Calls:
             decode = codecs.decoder(returns, flags)
         return decode(answer)
 
-    def on_response(self, request_id: int, flags: int, payload: bytes | Announced) -> None:
-        """A response is here. One that nobody waits for any more is dropped."""
-        entry = self._pending.pop(request_id, None)
-        if entry is not None and not entry[0].done():
-            entry[0].set_result((flags, payload))
-        elif isinstance(payload, Announced):
-            self._bodies.discard(payload)
-
     def _sweep(self) -> None:
         """Requests with the default deadline expire in the order in which they were made: one timer is enough."""
         self._next_sweep = None
         now = self._tasks.now()
         expired = []
-        for request_id, (_, _, deadline) in self._pending.items():
+        for request_id, (_, _, deadline) in self.pending.items():
             if deadline > now + TIMER_GRAIN:
                 self._next_sweep = self._tasks.call_at(deadline, self._sweep)
                 break
@@ -156,7 +149,7 @@ class Calls:
             self._expire(request_id)
 
     def _expire(self, request_id: int) -> None:
-        entry = self._pending.pop(request_id, None)
+        entry = self.pending.pop(request_id, None)
         if entry is not None:
             future, method, _ = entry
             if not future.done():
@@ -262,7 +255,7 @@ class Calls:
         if self._next_sweep is not None:
             self._next_sweep.cancel()
             self._next_sweep = None
-        pending, self._pending = self._pending, {}
+        pending, self.pending = self.pending, {}
         for future, _, _ in pending.values():
             if not future.done():
                 future.set_exception(error)
@@ -275,7 +268,7 @@ class Calls:
         """The peer goes away: nothing new is started, and requests with ids above ``last`` will never run."""
         if self.stopped is None:
             self.stopped = error
-        for request_id in [request_id for request_id in self._pending if request_id > last]:
-            future, _, _ = self._pending.pop(request_id)
+        for request_id in [request_id for request_id in self.pending if request_id > last]:
+            future, _, _ = self.pending.pop(request_id)
             if not future.done():
                 future.set_exception(error)

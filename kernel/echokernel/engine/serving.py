@@ -171,7 +171,11 @@ class Serving:
                 self._answer(request_id, method, flags, result)  # it has run; an answer is better than none
                 raise
         self._forget(request_id)
-        self._answer(request_id, method, flags, result)
+        if len(result) <= self._max_frame:
+            self._channel.respond(request_id, flags, result)
+            self._link.wake()
+        else:
+            self._answer(request_id, method, flags, result)
 
     def _forget(self, request_id: int) -> None:
         entry = self._running.pop(request_id, None)
