@@ -214,13 +214,15 @@ class EchoClient:
         return ClientBuilder()
 
     @staticmethod
-    def connect(address: str | Address | tuple[str, int], **settings: Any) -> Connecting:
-        """Connect with the defaults; ``settings`` are those of ``[connect.NAME]``: ``fingerprint=``, ``ca=``.
+    def connect(
+        address: str | Address | tuple[str, int], *, credentials: Credentials = b"", **settings: Any
+    ) -> Connecting:
+        """Connect with the defaults; ``settings`` are the transport's, as in ``[connect.NAME]``: ``fingerprint=``, ``ca=``.
 
         ``async with EchoClient.connect("127.0.0.1:5000") as client``, or on asyncio
         ``client = await EchoClient.connect("127.0.0.1:5000")`` and later ``await client.close()``.
         """
-        return ClientBuilder().connect(address, **settings)
+        return ClientBuilder().credentials(credentials).connect(address, **settings)
 
     # --- what a session does -----------------------------------------------------------------------------------
 

@@ -315,7 +315,7 @@ async def test_no_canary_reaches_a_log_line_or_a_repr(caplog: pytest.LogCaptureF
             seen += [caught.value, wrong.value]
             await until(lambda: "event note" in caplog.text)
         with pytest.raises(Exception, match="credentials") as refused:
-            async with EchoClient.builder().credentials(token + "x").connect(server.addresses[0]):
+            async with EchoClient.connect(server.addresses[0], credentials=token + "x"):
                 pass
         seen.append(refused.value)
     key = next((tmp_path / "state").rglob("*key*")).read_text()

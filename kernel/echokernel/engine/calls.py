@@ -110,7 +110,10 @@ class Calls:
             self.pending[request_id] = future, method, 0.0
             if timeout:
                 bucket = self._deadlines.add(now + timeout, request_id)
-        link.wake()
+        if len(self.pending) == 1:
+            link.flush()  # a lone caller waits for nobody: one turn of the loop less
+        else:
+            link.wake()
         try:
             flags, answer = await future
             if answer.__class__ is Announced:

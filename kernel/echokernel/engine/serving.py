@@ -173,7 +173,10 @@ class Serving:
         self._forget(request_id)
         if len(result) <= self._max_frame:
             self._channel.respond(request_id, flags, result)
-            self._link.wake()
+            if self._running:
+                self._link.wake()
+            else:
+                self._link.flush()  # the last open answer waits for nobody
         else:
             self._answer(request_id, method, flags, result)
 

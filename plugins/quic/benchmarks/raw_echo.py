@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import struct
 import subprocess
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from echokernel.addresses import parse_address
+from echokernel.errors import ConnectionClosed
 from echokernel.tasks import open_tasks
 from echokernel_quic import QuicConfig, QuicTransport
 
@@ -80,6 +82,11 @@ async def serve_connection(tasks: Any, connection: Any) -> None:
 
 
 async def serve_stream(send: Any, recv: Any) -> None:
+    with contextlib.suppress(ConnectionClosed):  # the client has what it came for
+        await answer_stream(send, recv)
+
+
+async def answer_stream(send: Any, recv: Any) -> None:
     data = await recv.read()
     kind, buffer = data[:1], bytearray(data[1:])
     count = 0
