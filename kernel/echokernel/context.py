@@ -13,15 +13,17 @@ if TYPE_CHECKING:
 
     from echokernel.session import Session
 
-__all__ = ["ClientContext", "ServerContext"]
+__all__ = ["ClientContext", "ServerContext", "Store"]
 
 
-class _Context:
+class Store:
+    """Keeps values for a program, by name."""
+
     def __init__(self) -> None:
         self._data: dict[str, Any] = {}
 
     def set(self, key: str, value: Any) -> None:
-        """Keep a value with the node."""
+        """Keep a value."""
         self._data[key] = value
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -33,7 +35,7 @@ class _Context:
         return self._data.pop(key, None)
 
 
-class ServerContext(_Context):
+class ServerContext(Store):
     """A server's data and its sessions."""
 
     def __init__(self) -> None:
@@ -62,7 +64,7 @@ class ServerContext(_Context):
         return {"sessions": len(self._sessions)}
 
 
-class ClientContext(_Context):
+class ClientContext(Store):
     """A client's data."""
 
     session: Session | None = None

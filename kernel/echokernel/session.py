@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NewType
 
 import anyio
 
+from echokernel.context import ClientContext, ServerContext, Store
 from echokernel.engine.bodies import Bodies
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
@@ -37,7 +38,6 @@ from echokernel_protocol.streams import StreamKind, UnknownKind, take_prelude
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from echokernel.context import ClientContext, ServerContext
     from echokernel.engine.node import Node
     from echokernel.flows import StreamSender
     from echokernel.serializer import Serializer
@@ -68,7 +68,7 @@ class SessionInfo:
     """Seconds since 1970."""
 
 
-class Session:
+class Session(Store):
     """One peer. Handlers get it as their first parameter; :class:`~echokernel.client.EchoClient` has one inside."""
 
     def __init__(
@@ -83,6 +83,7 @@ class Session:
         principal: str | None = None,
         received: list[Received] | None = None,
     ) -> None:
+        super().__init__()
         peer = channel.peer
         assert peer is not None
         self.id = SessionId(id)
@@ -99,7 +100,6 @@ class Session:
         self._channel = channel
         self._send, self._recv = send, recv
         self._received = received or []
-        self._data: dict[str, Any] = {}
         self._codecs = Codecs(node.chosen(channel.serializers))
         self._pings: dict[int, Future[float]] = {}
         self._ping_number = 0
@@ -127,8 +127,6 @@ class Session:
     @property
     def server_ctx(self) -> ServerContext:
         """The server's context. Raises AttributeError on the calling side, which has :attr:`client_ctx`."""
-        from echokernel.context import ServerContext
-
         if not isinstance(self._node.context, ServerContext):
             raise AttributeError("this session belongs to a client; it has client_ctx")
         return self._node.context
@@ -136,8 +134,6 @@ class Session:
     @property
     def client_ctx(self) -> ClientContext:
         """The client's context. Raises AttributeError on the serving side, which has :attr:`server_ctx`."""
-        from echokernel.context import ClientContext
-
         if not isinstance(self._node.context, ClientContext):
             raise AttributeError("this session belongs to a server; it has server_ctx")
         return self._node.context
@@ -150,18 +146,6 @@ class Session:
     def __repr__(self) -> str:
         host, port = self.peer_addr
         return f"<Session {self.id} with {host}:{port}{'' if self.closed is None else ', closed'}>"
-
-    def set(self, key: str, value: Any) -> None:
-        """Keep a value with the session."""
-        self._data[key] = value
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return what was kept under ``key``."""
-        return self._data.get(key, default)
-
-    def remove(self, key: str) -> Any:
-        """Forget what was kept under ``key``, and return it; None where nothing was."""
-        return self._data.pop(key, None)
 
     def stats(self) -> Mapping[str, int | float]:
         """Return counters: frames, open requests, what was dropped, and the transport's own."""
