@@ -498,6 +498,8 @@ class QuicConnection(Connection):
         """One timer; it is moved only to be earlier. One that comes too early finds nothing to do and is set again."""
         if self.error is not None:
             return
+        if self._timer is not None and not self.engine.wants_timer_before(self._timer_at, now):
+            return
         when = self._keepalive.deadline
         if self._handshake_deadline is not None and self._handshake_deadline < when:
             when = self._handshake_deadline

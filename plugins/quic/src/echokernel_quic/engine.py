@@ -31,6 +31,7 @@ from echokernel_quic.trust import CheckedContext, TrustPolicy
 from echokernel_quic.writer import PACKET_OVERHEAD, PacketWriter, id_of
 
 ACK_DELAY = 0.010  # seconds; aioquic's 1 ms costs a bare ACK for nearly every message
+PROBE_AT_LEAST = 0.025  # seconds; a probe timeout counts from the last packet and includes the peer's ACK delay
 ACK_PACKETS = 8  # packets after which the sender hears from us at once: its window and watermark wait for it
 KEY_UPDATE_PACKETS = 2**22  # half of what AES-GCM allows one key (RFC 9001, section 6.6)
 TIMER_GRAIN = 0.002  # seconds; event loops cannot wait for less than a millisecond, so pacing sends that much ahead
@@ -54,6 +55,10 @@ class _Silence:
 
 _NOTHING_TO_WRITE = Buffer(capacity=0)  # shared: after the handshake, TLS without tickets has nothing to say
 _EPOCHS: dict[frozenset[tls.Epoch], frozenset[tls.Epoch]] = {}
+
+
+# Epochs are keys of dictionaries that are asked 30 times a packet; Enum hashes them by name, in Python. Each exists once.
+tls.Epoch.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 class _CoarsePacer(QuicPacketPacer):
@@ -186,6 +191,15 @@ class Engine(PacketWriter):
         if self._close_at is None:  # before the first packet, and after the end
             return None
         return self.get_timer()
+
+    def wants_timer_before(self, when: float, now: float) -> bool:
+        """Whether :meth:`timer` could be earlier than ``when``; a cheap look that errs towards yes."""
+        if not self._handshake_confirmed or when > now + PROBE_AT_LEAST or self._pacing_at is not None:
+            return True
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        return (space.ack_at is not None and space.ack_at < when) or (
+            space.loss_time is not None and space.loss_time < when
+        )
 
     def on_timer(self, now: float) -> None:
         if self._close_at is not None:
