@@ -207,6 +207,7 @@ class EchoClient:
         self._tasks: TaskScope | None = None
         self._session: Session | None = None
         self._over = anyio.Event()
+        self._opened_by = 0
 
     @staticmethod
     def builder() -> ClientBuilder:
@@ -265,14 +266,18 @@ class EchoClient:
         return context
 
     async def close(self) -> None:
-        """Send what waits, and close. Once is enough."""
-        await self._leave()
+        """Send what waits, and close. Once is enough. A handler of this client may do it, too."""
+        if self._opened_by == anyio.get_current_task().id:
+            await self._leave()
+        elif self._session is not None:
+            await self._session.close(Code.OK, "")  # the scope is closed by the task that entered it
 
     # --- life --------------------------------------------------------------------------------------------------
 
     async def _open(self) -> EchoClient:
         if self._tasks is not None:
             raise InvalidArgument("this client was connected already; make another one")
+        self._opened_by = anyio.get_current_task().id
         tasks = self._tasks = open_tasks()
         await tasks.__aenter__()
         try:
@@ -285,7 +290,7 @@ class EchoClient:
             tasks.start(self._run, session, opened, name="session")
             await opened
         except BaseException:
-            await tasks.__aexit__(None, None, None)
+            await tasks.__aexit__(None, None, None)  # shielded and bounded by itself
             raise
         return self
 
@@ -295,11 +300,13 @@ class EchoClient:
         self._over.set()
 
     async def _leave(self) -> None:
+        """Close the session, and then the scope: whatever happens, and even while we are cancelled."""
         tasks, self._tasks = self._tasks, None
         if tasks is None:
             return
-        if self._session is not None:
-            await self._session.close(Code.OK, "")
-            with anyio.move_on_after(CLOSE_SECONDS, shield=True):  # on_disconnect is told even when we are cancelled
+        try:
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                await self.session.close(Code.OK, "")
                 await self._over.wait()
-        await tasks.__aexit__(None, None, None)
+        finally:
+            await tasks.__aexit__(None, None, None)  # shielded and bounded by itself

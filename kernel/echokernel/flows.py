@@ -20,6 +20,7 @@ from echokernel.errors import (
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import FRAME_OVERHEAD, FrameDecoder, MessageType, encode_frame
+from echokernel_protocol.postcard import MAX_U64
 from echokernel_protocol.timestamped import MAX_U32, Timestamped, decode_timestamped, encode_timestamped
 
 if TYPE_CHECKING:
@@ -63,9 +64,13 @@ class StreamSender:
     async def send_timestamped(self, frame: Timestamped[bytes]) -> None:
         """Send one frame with a stamp of your own. Waits and raises as :meth:`send` does."""
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         if self._finished:
             raise InvalidArgument(f"stream {self.name!r} is finished; create another one")
+        if not 0 <= frame.wall_time <= MAX_U64 or not 0 <= frame.seq <= MAX_U32:
+            raise InvalidArgument(
+                f"stream {self.name!r}: a stamp of {frame.wall_time} µs, number {frame.seq}; wanted a u64 and a u32"
+            )
         data = bytes(frame.data)
         if len(data) > self._limit:
             raise InvalidArgument(
@@ -77,13 +82,17 @@ class StreamSender:
         except StreamStopped as error:
             await self._hear_reason()
             raise self._error or error from None
+        except EchoError:
+            if self._error is not None:  # it was stopped while we waited, and reset here
+                raise self._error from None
+            raise
         self._sent += 1
         self._seq = (frame.seq + 1) & MAX_U32
 
     async def finish(self) -> None:
         """Say that this was all. Does not wait for the receiver. A second call does nothing."""
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         if not self._finished:
             self._finished = True
             self._flows.end(self.id, self._sent)
@@ -150,7 +159,7 @@ class StreamReceiver:
             if self._closed:
                 raise InvalidArgument(f"stream {self.name!r} was closed here")
             if self._error is not None:
-                raise self._error
+                raise self._error.with_traceback(None)
             if self._data_ended or self._recv is None:
                 if self._data_ended and self._total is not None:
                     if self._total != self._received:
@@ -162,7 +171,7 @@ class StreamReceiver:
                 if self._total == 0:
                     return None  # nothing was sent, and the data stream may never come
                 if self._lost is not None:
-                    raise self._lost
+                    raise self._lost.with_traceback(None)
                 await self._wait()
                 continue
             try:
@@ -201,8 +210,8 @@ class StreamReceiver:
         if self._closed:
             return
         self._closed = True
-        if self._error is None and not (self._data_ended and self._total is not None):
-            if self._recv is not None:
+        if not (self._data_ended and self._total is not None):
+            if self._recv is not None and self._error is None:
                 self._recv.stop(Code.CANCELLED)
             self._flows.stop(self.id)
         self._wake()

@@ -22,7 +22,7 @@ class Limits:
     max_request_bytes: int = 16_777_216
     """Their frames and bodies together. Reached: further ones wait at the peer."""
     event_window: int = 8_388_608
-    """Bytes of the peer's events that no handler has taken yet, never below ``max_message``. Reached: it waits in emit()."""
+    """Bytes of the peer's events that no handler took yet; at least ``max_message`` and 16 KiB. Reached: emit() waits."""
     outbox: int = 8_388_608
     """Bytes of our frames that the transport has not taken yet. Reached: callers wait."""
     max_streams: int = 64
@@ -48,6 +48,10 @@ class Limits:
                 raise ValueError(
                     f"{name} is {getattr(self, name):,} bytes, less than {least} ({getattr(self, least):,})"
                 )
+        if self.event_window < self.max_message + 16_384:  # a message of the greatest length has metadata and a charge
+            raise ValueError(
+                f"event_window is {self.event_window:,} bytes; wanted max_message and 16 KiB: {self.max_message + 16_384:,}"
+            )
         for name in ("max_requests", "max_streams", "max_sessions", "max_unauthenticated"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted at least 1")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from echokernel.transport import Connection, Listener, Transport
 
 logger = logging.getLogger("echokernel.server")
+SERVICE_SECONDS = 5.0  # that a service has to stop
 
 __all__ = ["EchoServer", "ServerBuilder", "ServerPlugin"]
 
@@ -297,8 +298,11 @@ class EchoServer:
         try:
             await self._start(tasks)
         except BaseException:
-            await self._clean_up()
-            await tasks.__aexit__(None, None, None)
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._clean_up()
+            finally:
+                await tasks.__aexit__(None, None, None)  # shielded and bounded by itself
             raise
         return self
 
@@ -306,9 +310,14 @@ class EchoServer:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._tasks is not None
-        with anyio.CancelScope(shield=True):
-            await self.stop(drain=None if exc is None else 0.0)
-        await self._tasks.__aexit__(None, None, None)
+        try:
+            with anyio.CancelScope(shield=True):  # draining, and every stop, is bounded by itself
+                try:
+                    await self.stop(drain=None if exc is None else 0.0)
+                finally:
+                    await self._clean_up()
+        finally:
+            await self._tasks.__aexit__(None, None, None)  # shielded and bounded by itself
 
     async def _start(self, tasks: TaskScope) -> None:
         for binding in self._bindings:
@@ -339,6 +348,7 @@ class EchoServer:
             if self._unauthenticated >= self._node.limits.max_unauthenticated:
                 self._tasks.start(connection.close, Code.RESOURCE_EXHAUSTED, "too many hellos at a time", name="refuse")
                 continue
+            self._unauthenticated += 1
             self._tasks.start(self._serve, connection, binding.authenticators, name="session")
 
     async def _serve(self, connection: Connection, authenticators: Sequence[Authenticator]) -> None:
@@ -346,7 +356,6 @@ class EchoServer:
         sessions = self.context()._sessions
         id = self._next_id
         self._next_id += 1
-        self._unauthenticated += 1
         try:
             full = len(sessions) >= self._node.limits.max_sessions
             session = await accept_session(id, connection, self._node, authenticators, full=full)
@@ -376,7 +385,10 @@ class EchoServer:
             await self._drain_sessions(self._node.limits.drain_timeout if drain is None else drain)
             await self._clean_up()
             for callback in self._on_stop:
-                await _call(callback, self.context())
+                try:
+                    await _call(callback, self.context())
+                except Exception as error:
+                    logger.error("on_stop failed: %s", type(error).__name__, exc_info=error)
         finally:
             self._stopped.set()
 
@@ -399,7 +411,8 @@ class EchoServer:
         while self._started_services:
             service = self._started_services.pop()
             try:
-                await service.stop()
+                with anyio.fail_after(SERVICE_SECONDS):
+                    await service.stop()
             except Exception as error:
                 logger.error("a service failed to stop: %s", type(error).__name__, exc_info=error)
         self._listeners = []

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NewType
 import anyio
 
 from echokernel.context import ClientContext, ServerContext, Store
+from echokernel.engine import inherited
 from echokernel.engine.bodies import Bodies
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
@@ -24,6 +25,7 @@ from echokernel.engine.serving import Serving
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
+    Overloaded,
     ProtocolError,
     RequestTimeout,
 )
@@ -48,8 +50,10 @@ if TYPE_CHECKING:
 
 SessionId = NewType("SessionId", int)
 PRELUDE_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
 PRELUDE_BYTES = 32
 LINGER_SECONDS = 2.0
+MAX_PINGS = 32  # half of what the peer lets wait
 
 logger = logging.getLogger("echokernel.session")
 _REQUEST, _RESPONSE, _EVENT, _STREAM = (int(kind) for kind in MessageType)
@@ -139,6 +143,11 @@ class Session(Store):
         return self._node.context
 
     @property
+    def is_holding(self) -> bool:
+        """Whether what the peer asks waits for ``on_connect`` to return."""
+        return self._held is not None
+
+    @property
     def serializer(self) -> Serializer:
         """What this end codes its own messages with."""
         return self._codecs.serializers[self._codecs.slot]
@@ -201,13 +210,15 @@ class Session(Store):
         """
         head = self._codecs.head(name)[:-1] + b"\x00"
         if self._calls.stopped is not None:
-            raise self._calls.stopped
+            raise self._calls.stopped.with_traceback(None)
         return await self._flows.open(name, head)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time that a round trip to the peer's kernel takes now, in seconds. Raises RequestTimeout."""
         if self.closed is not None:
-            raise self.closed
+            raise self.closed.with_traceback(None)
+        if len(self._pings) >= MAX_PINGS:
+            raise Overloaded(f"{MAX_PINGS} pings are under way already")
         self._ping_number += 1
         number = self._ping_number
         future = self._pings[number] = self._tasks.future()
@@ -227,11 +238,17 @@ class Session(Store):
         """End the session: what was sent before still arrives, what waits fails. Never raises; once is enough."""
         if self.closed is None:
             try:
-                with anyio.move_on_after(2.0):
-                    await self._link.drain()
+                with anyio.move_on_after(CLOSE_SECONDS):
+                    await self._drain_out()
             except ConnectionClosed:
                 pass
         await self._connection.close(code, reason)
+
+    async def _drain_out(self) -> None:
+        """Wait until everything that was put in is with the transport, bodies included. Raises ConnectionClosed."""
+        await self._link.drain()
+        while self._bodies.sending and self.closed is None:  # noqa: ASYNC110 - bounded by the caller, once a session
+            await anyio.sleep(0.005)
 
     # --- the life of a session ---------------------------------------------------------------------------------
 
@@ -241,7 +258,9 @@ class Session(Store):
             self._tasks = tasks
             link = self._link = Link(self._channel, self._connection, self._send, tasks, self.limits.outbox)
             self._bodies = Bodies(self._connection, tasks, self._violated)
-            self._calls = Calls(link, self._bodies, self._codecs, self.peer, self.limits.default_timeout, tasks)
+            self._calls = Calls(
+                link, self._bodies, self._codecs, self.peer, self.limits.default_timeout, tasks, self._violated
+            )
             methods = self._node.methods.bind(self._codecs.serializers[1:])
             self._serving = Serving(self, link, self._bodies, methods, self._node.middleware, self.peer, tasks)
             self._flows = Flows(self, link, methods.streams, tasks)
@@ -325,6 +344,8 @@ class Session(Store):
     def _after_batch(self) -> None:
         self._calls.wake_waiting()
         channel = self._channel
+        if channel.outbox_size > self.limits.outbox + self.limits.max_message:
+            raise ProtocolViolation("answers are not read while more is asked", code=Code.LIMIT_EXCEEDED)
         if channel.has_data:
             self._link.wake()
         for number in channel.take_pongs():
@@ -349,9 +370,13 @@ class Session(Store):
             self._tasks.start(self._connection.close, Code.INTERNAL, "on_connect failed")
             return
         held, self._held = self._held, None
-        self._act(held or [])
+        try:
+            self._act(held or [])
+        except ProtocolViolation as violation:
+            self._violated(violation)
 
     async def _tell_disconnected(self) -> None:
+        inherited.deadline.set(None)  # the last request's is over
         for callback in self._node.on_disconnect:
             try:
                 result = callback(self._node.subject(self))
@@ -395,9 +420,10 @@ class Session(Store):
                 or not self._serving.is_idle
                 or self._flows.receiving
                 or self._channel.open_calls
+                or self._channel.open_flows
             ):
                 await anyio.sleep(0.02)
-            await self._link.drain()
+            await self._drain_out()
         except EchoError:
             pass  # it is gone already, or does not answer
         await self._connection.close(Code.GOING_AWAY, reason)

@@ -32,7 +32,7 @@ from echokernel_protocol.frames import (
     encode_method,
 )
 from echokernel_protocol.hello import MAX_HELLO, Hello, check_requirements
-from echokernel_protocol.link import ACK, GOAWAY, HELLO, PING, Ack, GoAway
+from echokernel_protocol.link import ACK, CLOCK, GOAWAY, HELLO, LINK_FRAMES, PING, Ack, GoAway
 from echokernel_protocol.maps import take_map
 from echokernel_protocol.postcard import Malformed, Truncated, encode_varint, take_varint
 
@@ -42,6 +42,9 @@ ACK_DELAY: Final = 0.025
 """Seconds that an ``$ack`` may wait for company."""
 MAX_PONGS: Final = 64
 """Answers to ``$ping`` that may wait for room; a peer that asks faster and never reads is closed."""
+
+MAX_PEER_FLOWS: Final = 4_096
+"""Streams of the peer that are open on the channel; how many are served at a time is the session's limit, far below."""
 
 _REQUEST, _RESPONSE, _EVENT, _STREAM = range(4)
 _ERROR, _CANCEL, _END, _METADATA, _BODY = (
@@ -110,6 +113,7 @@ class Channel:
         self.late = 0
         """Frames for ids that were closed already: dropped and counted."""
         self._decoder = FrameDecoder(MAX_HELLO)
+        self._decoder.one_at_a_time = True
         # what goes out
         self._link: deque[bytes] = deque()
         self._outbox: deque[bytes] = deque()
@@ -117,7 +121,7 @@ class Channel:
         """Bytes of counted frames that nobody took yet."""
         self.sent = 0
         """Counted frames put in so far: the number of the last one."""
-        self._pongs = 0
+        self._pongs: list[bytes] = []
         # ids
         self._next_id = 1 if role is Role.DIALER else 2
         self._parity = 0 if role is Role.DIALER else 1  # the remainder of the peer's ids by 2
@@ -170,6 +174,7 @@ class Channel:
         self.serializers = serializers
         self._peer_event_limit = self.peer.event_limit
         self._decoder.limit = self.ours.max_frame + FRAME_OVERHEAD
+        self._decoder.one_at_a_time = False
 
     def _receive_hello(self, frame: RawFrame) -> None:
         message_type, request_id, method, flags, payload = frame
@@ -207,6 +212,7 @@ class Channel:
         frames = self._decoder.feed(data)
         while frames and self.phase is not Phase.OPEN:
             self._receive_hello(frames.pop(0))
+            frames = self._decoder.feed(b"")  # what is behind the hello is judged by the limits that it brought
         result: list[Received] = []
         for frame in frames:
             message_type, request_id, method, flags, payload = frame
@@ -216,7 +222,7 @@ class Channel:
             size = len(payload)
             received: Received = frame
             if flags & _BODY:
-                announced = self._announce(flags, payload)
+                announced = self._announce(message_type, flags, payload)
                 size = announced.size
                 received = message_type, request_id, method, flags, announced
             if message_type == _RESPONSE:
@@ -262,13 +268,14 @@ class Channel:
         if not self._decoder.is_empty:
             raise ProtocolViolation("the channel ended within a frame", code=Code.TRUNCATED)
 
-    def _announce(self, flags: int, payload: bytes) -> Announced:
+    def _announce(self, message_type: int, flags: int, payload: bytes) -> Announced:
         start = take_map(payload)[1] if flags & _METADATA else 0
         try:
             length, end = take_varint(payload, start)
         except (Truncated, Malformed) as error:
             raise ProtocolViolation("a BODY frame without the body's length") from error
-        if end != len(payload) or flags & KIND_MASK:
+        with_value = not flags & KIND_MASK or (message_type == _RESPONSE and not flags & (_CANCEL | _END))
+        if end != len(payload) or not with_value:
             raise ProtocolViolation("a BODY frame with more than the body's length")
         if length > self.ours.max_message:
             raise ProtocolViolation(
@@ -289,7 +296,7 @@ class Channel:
         size += FRAME_CHARGE
         if len(self._peer_calls) >= self.ours.max_requests:
             raise ProtocolViolation(f"more than {self.ours.max_requests:,} open requests", code=Code.LIMIT_EXCEEDED)
-        if self._peer_call_bytes + size > self.ours.max_request_bytes + FRAME_CHARGE:
+        if self._peer_calls and self._peer_call_bytes + size > self.ours.max_request_bytes:
             raise ProtocolViolation(
                 f"more than {self.ours.max_request_bytes:,} bytes of open requests", code=Code.LIMIT_EXCEEDED
             )
@@ -320,6 +327,8 @@ class Channel:
             self._take_peer_id(request_id, method)
             if request_id > self._goaway_last:
                 return False
+            if len(self._peer_flows) >= MAX_PEER_FLOWS:
+                raise ProtocolViolation(f"more than {MAX_PEER_FLOWS:,} streams that do not end", code=Code.LIMIT_EXCEEDED)
             self._peer_flows.add(request_id)
             return True
         elif kind == _CANCEL:
@@ -357,10 +366,9 @@ class Channel:
                 raise ProtocolViolation("an $ack that takes back credit, or acknowledges what was never sent")
             self._peer_event_limit = ack.event_limit
         elif method == PING and message_type == _REQUEST and not flags:
-            if self._pongs >= MAX_PONGS:
+            if len(self._pongs) >= MAX_PONGS:
                 raise ProtocolViolation("pings faster than their answers are read", code=Code.LIMIT_EXCEEDED)
-            self._pongs += 1
-            self._link.append(_link_frame(_RESPONSE, PING, payload[:8], 0))
+            self._pongs.append(_link_frame(_RESPONSE, PING, payload[:8], 0))
         elif method == PING and message_type == _RESPONSE and not flags:
             self._pings.append(_ping_number(payload))
         elif method == GOAWAY and message_type == _EVENT and flags == _METADATA:
@@ -370,8 +378,10 @@ class Channel:
             self.goaway = goaway
         elif method == HELLO:
             raise ProtocolViolation("a second hello")
+        elif method in LINK_FRAMES and method != CLOCK:
+            raise ProtocolViolation(f"a {method} of a type or with flags that it cannot have")
         else:
-            return False
+            return method == CLOCK  # not counted, and not understood by this version
         return True
 
     def ping(self, number: int) -> None:
@@ -511,7 +521,7 @@ class Channel:
     @property
     def has_data(self) -> bool:
         """Whether :meth:`data_to_send` has something."""
-        return bool(self._outbox or self._link or self._ack_due)
+        return bool(self._outbox or self._link or self._pongs or self._ack_due)
 
     def data_to_send(self, room: int) -> bytes:
         """Take frames out: all link frames, then counted ones until ``room`` bytes are passed."""
@@ -520,6 +530,9 @@ class Channel:
             self._event_limit = self._events_taken + self._event_window
             self._link.append(_link_frame(_EVENT, ACK, Ack(self.received, self._event_limit).encode(), 0))
         outbox = self._outbox
+        if self._pongs and room > 0:  # the peer asked for them, so they wait for room: it may ask and never read
+            self._link.extend(self._pongs)
+            self._pongs.clear()
         if not self._link:
             if self.outbox_size <= room:
                 data = b"".join(outbox)
@@ -530,7 +543,6 @@ class Channel:
         else:
             taken = list(self._link)
             self._link.clear()
-            self._pongs = 0
         while outbox and room > 0:
             frame = outbox.popleft()
             room -= len(frame)

@@ -198,12 +198,14 @@ class FrameDecoder:
     ``limit`` is the longest frame accepted, in bytes; its length is judged before its bytes are waited for.
     """
 
-    __slots__ = ("_chunks", "_needed", "_size", "limit", "names")
+    __slots__ = ("_chunks", "_needed", "_size", "limit", "names", "one_at_a_time")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.names: dict[bytes, str] = {}
         """Method names that were checked."""
+        self.one_at_a_time = False
+        """Return at most one frame from each call; ``feed(b"")`` goes on."""
         self._chunks: list[bytes] = []
         self._size = 0
         self._needed = 4
@@ -244,10 +246,10 @@ class FrameDecoder:
         names = self.names
         limit = self.limit
         head = _HEAD_3_READ
-        position = 0
+        position: int = 0
         while size - position >= _SHORTEST:
             length, message_type, request_id, second, third = head(data, position)
-            end = position + 4 + length
+            end: int = position + 4 + length
             if end > size or length > limit:
                 break
             if message_type > 3:
@@ -280,6 +282,9 @@ class FrameDecoder:
                 _explain(message_type, flags)
             frames.append((message_type, request_id, method, flags, data[at:end]))
             position = end
+            if self.one_at_a_time:
+                self._needed = 4
+                return position
         self._needed = 4
         if size - position >= 4:
             (length,) = _LENGTH.unpack_from(data, position)

@@ -14,7 +14,8 @@ HELLO: Final = "$hello"
 ACK: Final = "$ack"
 PING: Final = "$ping"
 GOAWAY: Final = "$goaway"
-LINK_FRAMES: Final = frozenset({HELLO, ACK, PING, GOAWAY, "$clock"})
+CLOCK: Final = "$clock"
+LINK_FRAMES: Final = frozenset({HELLO, ACK, PING, GOAWAY, CLOCK})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,10 @@ class Malformed(Exception):
 
 def encode_varint(value: int) -> bytes:
     """Return ``value``, 0 to 2^64-1, as a varint: seven bits a byte, the lowest first."""
-    if value < 128:
+    if 0 <= value < 128:
         return _ONE_BYTE[value]
+    if value < 0 or value > MAX_U64:
+        raise ValueError(f"{value} is no u64")
     if value < 16_384:
         return bytes((value & 0x7F | 0x80, value >> 7))
     out = bytearray()

@@ -232,7 +232,8 @@ def test_what_the_transport_has_no_room_for_waits() -> None:
     assert dialer.outbox_size > 7_000
     dialer.ping(1)
     assert acceptor.receive(dialer.data_to_send(0)) == []  # a link frame needs no room
-    acceptor_pong = acceptor.data_to_send(0)
+    assert acceptor.data_to_send(0) == b""  # its answer does
+    acceptor_pong = acceptor.data_to_send(1)
     dialer.receive(acceptor_pong)
     assert dialer.take_pongs() == [1]
     assert len(acceptor.receive(dialer.data_to_send(PLENTY))) == 7

@@ -195,9 +195,9 @@ async def test_a_flood_of_requests_is_cut_at_the_limit() -> None:
 
 
 async def test_a_flood_of_events_is_cut_at_the_credit() -> None:
-    server = EchoServer.builder().limits(Limits(max_frame=16_384, max_message=16_384, event_window=16_384))
+    server = EchoServer.builder().limits(Limits(max_frame=16_384, max_message=16_384, event_window=32_768))
     async with connected(double, note, server=server) as nodes, peer(nodes) as bad:
-        for _ in range(300):
+        for _ in range(600):
             bad.frame(EVENT, 0, "note", 0x10, b'""')
         assert (await closed_with(bad)).code == Code.LIMIT_EXCEEDED
         assert await nodes.client.request("double", 1) == 2

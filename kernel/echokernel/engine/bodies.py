@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from echokernel.tasks import Future, TaskScope
     from echokernel.transport import Connection, RecvStream
 
+MAX_UNWANTED = 1_024
 CHUNK = 65_536  # bytes written at a time, so that a long body never holds more than the transport's watermark twice
 
 __all__ = ["Bodies"]
@@ -31,11 +32,15 @@ class Bodies:
         self._arrived: dict[int, tuple[RecvStream, bytes]] = {}
         self._wanted: dict[int, Future[tuple[RecvStream, bytes]]] = {}
         self._unwanted: set[int] = set()
+        self._failure: Exception | None = None
+        self.sending = 0
+        """Bodies of ours that are not handed to the transport yet."""
 
     # --- sending -----------------------------------------------------------------------------------------------
 
     def send(self, number: int, payload: bytes) -> None:
         """Send the body of our frame ``number`` beside the channel."""
+        self.sending += 1
         self._tasks.start(self._send, number, payload, name=f"body {number}")
 
     async def _send(self, number: int, payload: bytes) -> None:
@@ -52,6 +57,8 @@ class Bodies:
                 raise
         except ConnectionClosed:
             return  # the session ends, or the peer does not want it
+        finally:
+            self.sending -= 1
 
     # --- receiving ---------------------------------------------------------------------------------------------
 
@@ -78,6 +85,10 @@ class Bodies:
         entry = self._arrived.pop(announced.number, None)
         if entry is not None:
             entry[0].stop(Code.CANCELLED)
+        elif len(self._unwanted) >= MAX_UNWANTED:
+            self._violated(
+                ProtocolViolation(f"{MAX_UNWANTED:,} bodies were announced and never sent", code=Code.LIMIT_EXCEEDED)
+            )
         else:
             self._unwanted.add(announced.number)
 
@@ -85,8 +96,15 @@ class Bodies:
         """Return the body of a frame. Raises ProtocolError when it is not what was announced, ConnectionClosed."""
         entry = self._arrived.pop(announced.number, None)
         if entry is None:
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
             future = self._wanted[announced.number] = self._tasks.future()
-            entry = await future
+            try:
+                entry = await future
+            except BaseException:
+                if self._wanted.pop(announced.number, None) is not None:
+                    self.discard(announced)  # given up before it came
+                raise
         stream, rest = entry
         try:
             data = rest + await stream.read_to_end(max(0, announced.length - len(rest)))
@@ -106,6 +124,7 @@ class Bodies:
 
     def fail(self, error: Exception) -> None:
         """The connection is over."""
+        self._failure = error
         waiting, self._wanted = self._wanted, {}
         for future in waiting.values():
             if not future.done():

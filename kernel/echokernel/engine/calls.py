@@ -15,11 +15,12 @@ from echokernel.errors import (
     EchoError,
     InvalidArgument,
     OutcomeUnknown,
+    ProtocolError,
     RequestTimeout,
     error_from_code,
 )
-from echokernel_protocol.channel import Announced
-from echokernel_protocol.errors import ErrorInfo
+from echokernel_protocol.channel import FRAME_CHARGE, Announced
+from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import Flags
 from echokernel_protocol.maps import encode_map
 from echokernel_protocol.postcard import encode_varint
@@ -47,8 +48,16 @@ class Calls:
     """Requests and events of one session, outwards."""
 
     def __init__(
-        self, link: Link, bodies: Bodies, codecs: Codecs, peer: Hello, default_timeout: float, tasks: TaskScope
+        self,
+        link: Link,
+        bodies: Bodies,
+        codecs: Codecs,
+        peer: Hello,
+        default_timeout: float,
+        tasks: TaskScope,
+        violated: Callable[[ProtocolViolation], None],
     ) -> None:
+        self._violated = violated
         self.stopped: ConnectionClosed | None = None
         """Why nothing new is started any more; None while it is."""
         self._link = link
@@ -77,7 +86,7 @@ class Calls:
             head = codecs.head(method)
             payload = codecs.encode(value)
         if self.stopped is not None:
-            raise self.stopped
+            raise self.stopped.with_traceback(None)
         tasks = self._tasks
         now = tasks.now()
         default = timeout is None
@@ -97,6 +106,8 @@ class Calls:
         link = self._link
         if self._waiting or not channel.may_call(len(payload) + extra) or link.is_crowded:
             await self._wait_for_credit(channel.may_call, len(payload) + extra, method, timeout)
+            if self.stopped is not None:
+                raise self.stopped.with_traceback(None)
         request_id = channel.call(head, payload, extra)
         if body is not None:
             self._bodies.send(channel.sent, body)
@@ -117,13 +128,13 @@ class Calls:
         try:
             flags, answer = await future
             if answer.__class__ is Announced:
-                answer = await self._bodies.receive(answer)
+                answer = await self._receive_body(method, answer, now + timeout if timeout else None)
         except BaseException as error:
             if self.pending.pop(request_id, None) is not None:  # nobody answered: the caller gave up
                 channel.cancel(request_id)
                 link.wake()
-            if isinstance(error, ConnectionClosed):
-                raise self._lost(method, request_id, error, idempotent) from error
+            if isinstance(error, ConnectionClosed) and not self._never_ran(request_id, idempotent):
+                raise OutcomeUnknown(method, error) from error
             raise
         finally:
             if bucket:
@@ -132,7 +143,7 @@ class Calls:
             decode = codecs.decoders[returns, flags]
         except (KeyError, TypeError):
             if flags & _ERROR:
-                info = ErrorInfo.decode(answer)
+                info = self._error_info(answer)
                 raise error_from_code(info.code, info.message, info.details) from None
             decode = codecs.decoder(returns, flags)
         return decode(answer)
@@ -162,11 +173,24 @@ class Calls:
             self._channel.cancel(request_id)
             self._link.wake()
 
-    def _lost(self, method: str, request_id: int, error: ConnectionClosed, idempotent: bool) -> ConnectionClosed:
+    def _never_ran(self, request_id: int, idempotent: bool) -> bool:
+        """Whether a request whose connection was lost did not run, or may run again."""
         goaway = self._channel.goaway
-        if idempotent or (goaway is not None and request_id > goaway.last):
-            return error  # it never ran, or may run again
-        return OutcomeUnknown(method, error)
+        return idempotent or (goaway is not None and request_id > goaway.last)
+
+    async def _receive_body(self, method: str, answer: Announced, end: float | None) -> bytes:
+        try:
+            with anyio.fail_after(None if end is None else max(0.0, end - self._tasks.now())):
+                return await self._bodies.receive(answer)
+        except TimeoutError:
+            raise RequestTimeout(f"{method}: its answer was announced, and did not come within the deadline") from None
+
+    def _error_info(self, payload: bytes) -> ErrorInfo:
+        try:
+            return ErrorInfo.decode(payload)
+        except ProtocolViolation as violation:
+            self._violated(violation)
+            raise ProtocolError(f"the peer's error answer: {violation}", code=violation.code) from None
 
     # --- events ------------------------------------------------------------------------------------------------
 
@@ -180,15 +204,22 @@ class Calls:
             head = codecs.head(method)
             payload = codecs.encode(value)
         if self.stopped is not None:
-            raise self.stopped
+            raise self.stopped.with_traceback(None)
         body: bytes | None = None
         extra = 0
         if len(payload) > self._max_frame:
             head, payload, body = self._dress(method, head, payload, None)
             extra = 0 if body is None else len(body)
+        if len(payload) + extra + FRAME_CHARGE > self._peer.event_limit:
+            raise InvalidArgument(
+                f"{method}: an event of {len(payload) + extra:,} bytes; the peer's window for all events is "
+                f"{self._peer.event_limit:,}. Send larger data as a stream."
+            )
         channel = self._channel
         if self._waiting or not channel.may_emit(len(payload) + extra) or self._link.is_crowded:
             await self._wait_for_credit(channel.may_emit, len(payload) + extra, method, 0)
+            if self.stopped is not None:
+                raise self.stopped.with_traceback(None)
         channel.emit(head, payload, extra)
         if body is not None:
             self._bodies.send(channel.sent, body)

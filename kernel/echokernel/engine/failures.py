@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 
-from echokernel.errors import EchoError, SerializationError
+from echokernel.errors import EchoError, SerializationError, TransportError
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ErrorInfo
 
@@ -14,16 +14,23 @@ logger = logging.getLogger("echokernel.handlers")
 __all__ = ["describe_failure"]
 
 
-def describe_failure(method: str, error: Exception) -> ErrorInfo:
-    """Return what the caller of ``method`` is told about ``error``.
+def describe_failure(method: str, error: Exception) -> bytes:
+    """Return the ErrorInfo that the caller of ``method`` gets for ``error``, encoded. Never raises.
 
     An EchoError was meant for the caller and keeps its code, message and details. Anything else is a fault of the
     handler: the caller gets its class and a number under which this side's log has the rest.
     """
-    if isinstance(error, SerializationError):
-        return ErrorInfo(Code.INTERNAL, f"{method}: the result does not fit the handler's return type: {error}")
-    if isinstance(error, EchoError):
-        return ErrorInfo(error.code, error.message, error.details)
+    try:
+        if isinstance(error, SerializationError):
+            message = f"{method}: the result does not fit the handler's return type: {error}"
+            return ErrorInfo(Code.INTERNAL, message).encode()
+        if isinstance(error, TransportError):
+            # it lost a connection of its own; the caller must not take that for the end of this one
+            return ErrorInfo(Code.ABORTED, f"{method} lost a connection that it needs: {error}").encode()
+        if isinstance(error, EchoError):
+            return ErrorInfo(error.code, error.message, error.details).encode()
+    except Exception as broken:  # a code, message or details that cannot travel
+        logger.error("%s raised an error that cannot be sent: %s", method, broken)
     number = secrets.token_hex(4)
     logger.error("%s failed (error %s)", method, number, exc_info=error)
-    return ErrorInfo(Code.INTERNAL, f"{method} failed: {type(error).__name__} (error {number} in the peer's log)")
+    return ErrorInfo(Code.INTERNAL, f"{method} failed: {type(error).__name__} (error {number} in the peer's log)").encode()

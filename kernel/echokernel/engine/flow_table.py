@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HELD_FLOWS = 64  # data streams whose open frame has not come yet; the channel is rarely a round trip behind
 HELD_SECONDS = 1.0
+MAX_DROPPED = 1024
 
 logger = logging.getLogger("echokernel.handlers")
 
@@ -43,6 +44,8 @@ class Flows:
         self._senders: dict[int, StreamSender] = {}
         self._receivers: dict[int, StreamReceiver] = {}
         self._early: dict[int, tuple[RecvStream, bytes]] = {}
+        self._dropped: set[int] = set()  # flows whose data came so early that it was given up
+        self._opened = 0  # the highest flow that was dispatched; one that is held back until on_connect returns is not
 
     @property
     def receiving(self) -> int:
@@ -85,6 +88,7 @@ class Flows:
         if sender is not None:
             sender._stopped(_stop_reason(sender.name, kind, payload))
         elif kind == 0:
+            self._opened = flow_id
             self._open_receiver(flow_id, method)
         elif (receiver := self._receivers.get(flow_id)) is not None:
             if kind == Flags.END:
@@ -97,22 +101,37 @@ class Flows:
         receiver = self._receivers.get(flow_id)
         if receiver is not None:
             receiver._attach(recv, rest)
-        elif flow_id <= self._channel.last_peer_id or len(self._early) >= HELD_FLOWS:
+        elif flow_id <= self._opened:
             recv.stop(Code.CANCELLED)  # over already, or refused
+        elif len(self._early) >= HELD_FLOWS:
+            self._give_up(flow_id, recv)
         else:
             self._early[flow_id] = recv, rest
             self._tasks.call_at(self._tasks.now() + HELD_SECONDS, self._forget_early, flow_id)
 
     def _forget_early(self, flow_id: int) -> None:
-        entry = self._early.pop(flow_id, None)
-        if entry is not None:
-            entry[0].stop(Code.CANCELLED)
+        if self._session.is_holding:  # the open may be here, waiting for on_connect
+            self._tasks.call_at(self._tasks.now() + HELD_SECONDS, self._forget_early, flow_id)
+        elif flow_id in self._early:
+            try:
+                self._give_up(flow_id, self._early.pop(flow_id)[0])
+            except ProtocolViolation as violation:
+                self._session._violated(violation)
+
+    def _give_up(self, flow_id: int, recv: RecvStream) -> None:
+        recv.stop(Code.UNAVAILABLE)
+        if len(self._dropped) >= MAX_DROPPED:
+            raise ProtocolViolation(f"data of more than {MAX_DROPPED} streams that were never opened", code=Code.LIMIT_EXCEEDED)
+        self._dropped.add(flow_id)
 
     def _open_receiver(self, flow_id: int, method: str) -> None:
         early = self._early.pop(flow_id, None)
         handler = self._handlers.get(method)
         limit = self._session.limits.max_streams
-        if handler is None:
+        if flow_id in self._dropped:
+            self._dropped.discard(flow_id)
+            refusal = ErrorInfo(Code.UNAVAILABLE, "its data came before it was opened, and was given up")
+        elif handler is None:
             refusal = ErrorInfo(Code.UNIMPLEMENTED, f"no stream {method!r} here")
         elif len(self._receivers) >= limit:
             refusal = ErrorInfo(Code.RESOURCE_EXHAUSTED, f"{limit} streams are open already")

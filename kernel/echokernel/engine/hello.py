@@ -103,6 +103,8 @@ async def accept_session(
             channel, send, recv = await _take_hello(connection, node)
             try:
                 return await _answer(id, connection, node, authenticators, full, channel, send, recv)
+            except TransportError:
+                raise
             except EchoError as error:
                 logger.info("peer %s:%s refused: %s", *connection.peer_addr, error)
                 channel.refuse(ErrorInfo(error.code, error.message))
@@ -116,6 +118,9 @@ async def accept_session(
     except TransportError as error:
         logger.debug("peer %s:%s left before its hello was answered: %s", *connection.peer_addr, error)
         await connection.close(Code.UNAVAILABLE, "", drain=0)
+    except Exception as error:  # a fault of ours; the peer must not wait for it
+        logger.error("a hello could not be answered: %s", type(error).__name__, exc_info=error)
+        await connection.close(Code.INTERNAL, "", drain=0)
     return None
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
 
-from echokernel.errors import ConnectionClosed
+from echokernel.errors import ConnectionClosed, StreamStopped
+from echokernel_protocol.codes import Code
 
 if TYPE_CHECKING:
     from echokernel.tasks import Future, TaskScope, Timer
@@ -23,6 +24,7 @@ class Link:
     """What is put into the channel leaves at the end of the loop turn, as far as the transport has room."""
 
     __slots__ = (
+        "_failure",
         "_flush_due",
         "_half",
         "_limit",
@@ -48,6 +50,7 @@ class Link:
         self._flush_due = False
         self._put_since_flush = 0
         self._half = -1
+        self._failure: Exception | None = None
         self.is_crowded = False
         """Whether a caller has to wait in :meth:`wait_room` before it puts a counted frame in."""
         self._timer: Timer | None = None
@@ -85,6 +88,9 @@ class Link:
             if data:
                 send.write_nowait(data)
                 self.connection.flush()
+        except StreamStopped:
+            self._stopped()
+            return
         except ConnectionClosed:
             return  # the receive loop learns it too, and ends the session
         if channel.outbox_size:
@@ -94,6 +100,12 @@ class Link:
             self._give_room()
         if channel.next_time is not None and self._timer is None:
             self._timer = self.tasks.call_at(channel.next_time, self._on_timer)
+
+    def _stopped(self) -> None:
+        """The peer reads the channel no more: without it there is no session."""
+        if self._failure is None:
+            self._failure = ConnectionClosed("the peer stopped reading the channel", code=Code.PROTOCOL_ERROR)
+            self.tasks.start(self.connection.close, Code.PROTOCOL_ERROR, "the channel was stopped", name="close")
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -116,6 +128,9 @@ class Link:
                 await self._pump
             try:
                 await self._send.wait_room()
+            except StreamStopped:
+                self._stopped()
+                return
             except ConnectionClosed:
                 return
             self.flush()
@@ -126,6 +141,8 @@ class Link:
         """Wait until the outbox is below its limit, and let others run."""
         await anyio.lowlevel.checkpoint()
         while self.channel.outbox_size > self._limit:
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
             future: Future[Any] = self.tasks.future()
             self._room.append(future)
             await future
@@ -139,6 +156,7 @@ class Link:
 
     def fail(self, error: Exception) -> None:
         """The connection is over: wake everybody who waits for room."""
+        self._failure = error
         waiting, self._room = self._room, []
         for future in waiting:
             if not future.done():

@@ -51,7 +51,7 @@ class _EventQueue:
     def __init__(self, name: str, runners: tuple[Runner, ...]) -> None:
         self.name = name
         self.runners = runners
-        self.items: deque[tuple[int, bytes | Announced]] = deque()
+        self.items: deque[tuple[int, bytes | Announced, int]] = deque()
         self.busy = False
 
 
@@ -152,9 +152,11 @@ class Serving:
                 result = await run(self._session, payload)
             else:
                 result = await self._serve_through(request_id, method, payload, flags)
+            if result.__class__ is not bytes:
+                result = bytes(memoryview(result))  # a handler class may return any bytes; nothing else is one
             flags &= SLOT_MASK
         except Exception as error:
-            result, flags = describe_failure(method, error).encode(), _ERROR
+            result, flags = describe_failure(method, error), _ERROR
         except BaseException:  # cancelled: by the peer, by the deadline, or because the session ends
             info = self._reasons.get(request_id) or ErrorInfo(Code.CANCELLED, "the handler was cancelled")
             self._forget(request_id)
@@ -252,30 +254,38 @@ class Serving:
     def on_event(self, method: str, flags: int, payload: bytes | Announced, now: float) -> None:
         """An event is here."""
         queue = self._queues.get(method)
+        size = payload.size if isinstance(payload, Announced) else len(payload)
+        if flags & _METADATA:
+            if isinstance(payload, Announced):
+                take_map(payload.metadata)
+            else:
+                payload = payload[take_map(payload)[1] :]
         if queue is None or (flags & SLOT_MASK) >> SLOT_SHIFT >= len(queue.runners):
             self.unknown_events += 1
-            self._channel.take_events(_size_of(payload), 1, now)
+            self._channel.take_events(size, 1, now)
             if isinstance(payload, Announced):
                 self._bodies.discard(payload)
             return
         if method in self._concurrent:
             self._busy_events += 1
             inherited.deadline.set(None)  # that of the request before it is none of an event's business
-            self._tasks.start(self._handle_concurrently, queue, flags, payload, name=method)
+            self._tasks.start(self._handle_concurrently, queue, flags, payload, size, name=method)
             return
-        queue.items.append((flags, payload))
+        queue.items.append((flags, payload, size))
         if not queue.busy:
             queue.busy = True
             self._busy_events += 1
             inherited.deadline.set(None)
             self._tasks.start(self._work, queue, name=method)
 
-    async def _handle_concurrently(self, queue: _EventQueue, flags: int, payload: bytes | Announced) -> None:
+    async def _handle_concurrently(
+        self, queue: _EventQueue, flags: int, payload: bytes | Announced, size: int
+    ) -> None:
         try:
             await self._handle_event(queue, flags, payload)
         finally:
             self._busy_events -= 1
-            self._taken(_size_of(payload), 1)
+            self._taken(size, 1)
 
     async def _work(self, queue: _EventQueue) -> None:
         """Handle the events of one name until none waits."""
@@ -283,8 +293,8 @@ class Serving:
         size = count = 0
         try:
             while items:
-                flags, payload = items.popleft()
-                size += payload.size if isinstance(payload, Announced) else len(payload)
+                flags, payload, charge = items.popleft()
+                size += charge
                 count += 1
                 await self._handle_event(queue, flags, payload)
                 if count >= EVENTS_BEFORE_YIELD or size > 65_536:
@@ -300,9 +310,6 @@ class Serving:
         try:
             if payload.__class__ is Announced:
                 payload = await self._bodies.receive(payload)
-            if flags & _METADATA:
-                _, position = take_map(payload)  # type: ignore[arg-type]
-                payload = payload[position:]  # type: ignore[index]
             if self._onion is None:
                 await queue.runners[(flags & SLOT_MASK) >> SLOT_SHIFT](self._session, payload)  # type: ignore[arg-type]
             else:
@@ -332,7 +339,3 @@ class Serving:
         if self._next_sweep is not None:
             self._next_sweep.cancel()
             self._next_sweep = None
-
-
-def _size_of(payload: bytes | Announced) -> int:
-    return payload.size if isinstance(payload, Announced) else len(payload)
