@@ -24,7 +24,7 @@ LONG = {
     "kernel/echokernel/session.py": "the session engine: one subject, read from top to bottom",
     "protocol/echokernel_protocol/channel.py": "the channel's state machine: its rules stand side by side",
     "plugins/quic/src/echokernel_quic/connection.py": "one QUIC connection, streams and datagrams included",
-    "plugins/quic/src/echokernel_quic/engine.py": "the socket loop and what it owns",
+    "plugins/quic/src/echokernel_quic/engine.py": "what aioquic's connection does otherwise here: one subclass",
 }
 
 

@@ -13,8 +13,7 @@ import typing
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
-import anyio.to_thread
-
+from echokernel.engine.threads import run_in_thread
 from echokernel.errors import InvalidArgument, SerializationError
 from echokernel_protocol.frames import check_method
 
@@ -214,7 +213,7 @@ class FunctionHandler(Generic[P, R]):
             return call_here
 
         async def call_in_thread(*arguments: Any) -> Any:
-            return await anyio.to_thread.run_sync(functools.partial(function, *arguments))
+            return await run_in_thread(functools.partial(function, *arguments))
 
         return call_in_thread
 

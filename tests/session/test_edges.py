@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from echokernel import (
@@ -303,3 +306,40 @@ async def test_raising_a_stored_error_again_does_not_grow_it() -> None:
                 await nodes.client.emit("x", 1)
             sizes.append(len(caught.traceback))
         assert max(sizes) == min(sizes)
+
+
+async def test_threads_stay_bounded_when_their_callers_give_up() -> None:
+    lock, release = threading.Lock(), threading.Event()
+    running = most = 0
+
+    @rpc
+    def block() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        release.wait(20)
+        with lock:
+            running -= 1
+
+    async with connected(block, double) as nodes:
+        async with anyio.create_task_group() as tasks:
+
+            async def call() -> None:
+                with pytest.raises((RequestTimeout, HandlerError)):
+                    await nodes.client.request("block", timeout=0.2)
+
+            for _ in range(120):
+                tasks.start_soon(call)
+            await anyio.sleep(2)
+            with lock:
+                assert most <= 40
+            release.set()
+        assert await nodes.client.request("double", 1) == 2
+
+    def wait_for_the_last_one() -> None:
+        while running:
+            time.sleep(0.01)
+
+    await anyio.to_thread.run_sync(wait_for_the_last_one)
+    assert most <= 40
