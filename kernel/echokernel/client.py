@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from echokernel.flows import StreamSender
     from echokernel.handlers import EventHandler, RpcHandler, StreamHandler
     from echokernel.middleware import Middleware
-    from echokernel.reconnect import ReconnectPolicy
     from echokernel.serializer import Serializer
     from echokernel.session import Session
     from echokernel.tasks import TaskScope
@@ -63,7 +62,6 @@ class ClientBuilder:
         self._on_connect: list[Callback] = []
         self._on_disconnect: list[Callback] = []
         self.discoveries: list[Discovery] = []
-        self.reconnect_policy: ReconnectPolicy | None = None
 
     def name(self, name: str) -> ClientBuilder:
         """The node's name, which the peer sees."""
@@ -86,7 +84,7 @@ class ClientBuilder:
         return self
 
     def discovery(self, discovery: Discovery) -> ClientBuilder:
-        """Add a way to find servers."""
+        """Keep a way to find servers in ``discoveries``; nothing is looked up by itself."""
         self.discoveries.append(discovery)
         return self
 

@@ -47,7 +47,7 @@ class ServerContext(Store):
         return list(self._sessions.values())
 
     async def broadcast(self, event: str, data: Any = None) -> None:
-        """Send an event to every session at once; one that is lost meanwhile is left out, as is one that takes no events."""
+        """Send an event to every session, to all at once; waits for the slowest. One that is lost meanwhile is left out."""
 
         async def emit(session: Session) -> None:
             try:

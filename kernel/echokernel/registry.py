@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -235,6 +235,3 @@ class Registry:
                 f"{kind} {name!r} is registered by plugin {taken.plugin!r} already; {self._plugin!r} cannot take it"
             )
         table[name] = Registered(value, self._plugin)
-
-
-HookImplementation = Callable[[Registry], Awaitable[None] | None]

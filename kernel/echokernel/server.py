@@ -101,7 +101,7 @@ class ServerBuilder:
         return self
 
     def discovery(self, discovery: Discovery) -> ServerBuilder:
-        """Add a way to be found."""
+        """Keep a way to be found in ``discoveries``; nothing is advertised by itself."""
         self.discoveries.append(discovery)
         return self
 

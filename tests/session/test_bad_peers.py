@@ -363,3 +363,37 @@ async def test_one_misbehaving_peer_among_twenty() -> None:
                 assert await nodes.client.request("double", 5) == 10
                 await closed_with(bad)
         assert nodes.client.session.closed is None
+
+
+async def test_an_event_may_have_metadata_and_a_body() -> None:
+    got: list[str] = []
+
+    @event("long")
+    async def long(text: str) -> None:
+        got.append(text)
+
+    async with connected(long) as nodes, peer(nodes) as bad:
+        bad.frame(EVENT, 0, "long", 0x58, b"\x01\x01k\x01v" + b"\x04")
+        body = await bad.open(Prelude(StreamKind.BODY, (1,)), b'"hi"')
+        await body.finish()
+        await anyio.sleep(0.1)
+    assert got == ["hi"]
+
+
+async def test_a_violation_among_what_waits_for_on_connect_closes_too() -> None:
+    server = EchoServer.builder().on_connect(lambda session: anyio.sleep(1))
+    async with connected(double, server=server) as nodes, peer(nodes) as bad:
+        bad.frame(REQUEST, 1, "double", 0x18, b"\x01\x08$timeout\x03xxx1")
+        error = await closed_with(bad)
+        assert error.code == Code.PROTOCOL_ERROR
+        assert "$timeout is 'xxx'" in error.reason
+
+
+async def test_connections_that_say_no_hello_are_bounded() -> None:
+    server = EchoServer.builder().limits(Limits(max_unauthenticated=5))
+    async with connected(double, server=server) as nodes, open_tasks() as tasks:
+        for _ in range(50):
+            await nodes.transport.connect(parse_address("memory://node:1"), tasks)
+        await anyio.sleep(0.1)
+        assert nodes.server.stats()["unauthenticated"] == 5
+        assert await nodes.client.request("double", 1) == 2

@@ -98,8 +98,7 @@ class Link:
                 self._pump.set_result(None)
         elif self._room:
             self._give_room()
-        if channel.next_time is not None and self._timer is None:
-            self._timer = self.tasks.call_at(channel.next_time, self._on_timer)
+        self.keep_time()
 
     def _stopped(self) -> None:
         """The peer reads the channel no more: without it there is no session."""
@@ -112,8 +111,8 @@ class Link:
         self.channel.handle_time(self.tasks.now())
         if self.channel.has_data:
             self.flush()
-        elif self.channel.next_time is not None:
-            self._timer = self.tasks.call_at(self.channel.next_time, self._on_timer)
+        else:
+            self.keep_time()
 
     def keep_time(self) -> None:
         """The channel may want to be called later: see that it is."""

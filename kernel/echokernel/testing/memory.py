@@ -165,8 +165,6 @@ class MemoryConnection(Connection):
         self._uni: deque[RecvStream] = deque()
         self._datagrams: deque[bytes] = deque(maxlen=DATAGRAMS)
         self._changed = _Waiters(tasks)
-        self.streams_opened = 0
-        self.bytes_written = 0
 
     def check(self) -> None:
         if self.error is not None:
@@ -197,7 +195,6 @@ class MemoryConnection(Connection):
         there, back = self._pipe(self, self.other), self._pipe(self.other, self)
         self.other._bi.append((MemorySendStream(back), MemoryRecvStream(there)))
         self.other._changed.wake()
-        self.streams_opened += 1
         return MemorySendStream(there), MemoryRecvStream(back)
 
     async def accept_bi_stream(self) -> tuple[SendStream, RecvStream]:
@@ -211,7 +208,6 @@ class MemoryConnection(Connection):
         pipe = self._pipe(self, self.other)
         self.other._uni.append(MemoryRecvStream(pipe))
         self.other._changed.wake()
-        self.streams_opened += 1
         return MemorySendStream(pipe)
 
     async def accept_uni_stream(self) -> RecvStream:
