@@ -33,4 +33,6 @@ def describe_failure(method: str, error: Exception) -> bytes:
         logger.error("%s raised an error that cannot be sent: %s", method, broken)
     number = secrets.token_hex(4)
     logger.error("%s failed (error %s)", method, number, exc_info=error)
-    return ErrorInfo(Code.INTERNAL, f"{method} failed: {type(error).__name__} (error {number} in the peer's log)").encode()
+    return ErrorInfo(
+        Code.INTERNAL, f"{method} failed: {type(error).__name__} (error {number} in the peer's log)"
+    ).encode()

@@ -121,7 +121,9 @@ class Flows:
     def _give_up(self, flow_id: int, recv: RecvStream) -> None:
         recv.stop(Code.UNAVAILABLE)
         if len(self._dropped) >= MAX_DROPPED:
-            raise ProtocolViolation(f"data of more than {MAX_DROPPED} streams that were never opened", code=Code.LIMIT_EXCEEDED)
+            raise ProtocolViolation(
+                f"data of more than {MAX_DROPPED} streams that were never opened", code=Code.LIMIT_EXCEEDED
+            )
         self._dropped.add(flow_id)
 
     def _open_receiver(self, flow_id: int, method: str) -> None:

@@ -278,9 +278,7 @@ class Serving:
             inherited.deadline.set(None)
             self._tasks.start(self._work, queue, name=method)
 
-    async def _handle_concurrently(
-        self, queue: _EventQueue, flags: int, payload: bytes | Announced, size: int
-    ) -> None:
+    async def _handle_concurrently(self, queue: _EventQueue, flags: int, payload: bytes | Announced, size: int) -> None:
         try:
             await self._handle_event(queue, flags, payload)
         finally:

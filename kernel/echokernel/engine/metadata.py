@@ -1,0 +1,44 @@
+"""Metadata: short texts that travel with a message, and which of them are passed on to nested ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from echokernel.engine.inherited import metadata as inherited_metadata
+from echokernel.errors import InvalidArgument
+from echokernel_protocol.maps import encode_map
+
+PASSED_ON = ("traceparent", "tracestate", "baggage")
+"""Keys that nested messages inherit: W3C Trace Context and W3C Baggage. Everything else ends with its message."""
+
+__all__ = ["PASSED_ON", "encode_metadata", "passed_on"]
+
+
+def passed_on() -> dict[str, str]:
+    """Return what a message that is sent now inherits from the one that is being handled; usually nothing."""
+    around = inherited_metadata.get()
+    return {} if around is None else {key: around[key] for key in PASSED_ON if key in around}
+
+
+def encode_metadata(method: str, own: Mapping[str, str] | None, kernel: Mapping[str, str]) -> bytes:
+    """Return the Map of a message: inherited keys, the caller's ``own`` ones over them, and the ``kernel``'s.
+
+    Returns ``b""`` where there is nothing to say. Raises InvalidArgument for keys that begin with ``$``, for what is no text, and
+    for more than 64 entries or 8 KiB.
+    """
+    entries = passed_on()
+    for key, value in (own or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidArgument(f"{method}: metadata is text by text; this has {key!r}: {type(value).__name__}")
+        if key.startswith("$") or not key:
+            raise InvalidArgument(
+                f"{method}: metadata key {key!r}: wanted a name; those that begin with $ are the kernel's"
+            )
+        entries[key] = value
+    entries.update(kernel)
+    if not entries:
+        return b""
+    try:
+        return encode_map(entries)
+    except ValueError as error:
+        raise InvalidArgument(f"{method}: metadata: {error}") from None
