@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -14,7 +14,7 @@ from echokernel.engine.hello import dial_session
 from echokernel.engine.node import Callback, Node
 from echokernel.errors import InvalidArgument
 from echokernel.limits import Limits
-from echokernel.server import _kind_of
+from echokernel.methods import HandlerOwner, MethodTable
 from echokernel.tasks import current_backend, open_tasks
 from echokernel_protocol.codes import Code
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from echokernel.discovery import Discovery
     from echokernel.flows import StreamSender
-    from echokernel.handlers import EventHandler, RpcHandler, StreamHandler
     from echokernel.middleware import Middleware
     from echokernel.serializer import Serializer
     from echokernel.session import Session
+    from echokernel.streaming import Items, StreamingCall
     from echokernel.tasks import TaskScope
     from echokernel.transport import Transport
 
@@ -48,7 +48,7 @@ class ClientPlugin(Protocol):
         """Change the builder; returns it, another one, or None for the same."""
 
 
-class ClientBuilder:
+class ClientBuilder(HandlerOwner):
     """Collects what a client is made of. Every method returns the builder; :meth:`connect` ends it."""
 
     def __init__(self) -> None:
@@ -62,6 +62,10 @@ class ClientBuilder:
         self._on_connect: list[Callback] = []
         self._on_disconnect: list[Callback] = []
         self.discoveries: list[Discovery] = []
+
+    @property
+    def _methods(self) -> MethodTable:
+        return self._node.methods
 
     def name(self, name: str) -> ClientBuilder:
         """The node's name, which the peer sees."""
@@ -93,6 +97,11 @@ class ClientBuilder:
         self._middleware.append(middleware)
         return self
 
+    def tracebacks(self) -> ClientBuilder:
+        """Send the tracebacks of handlers that fail to the server, in the error's details; for development."""
+        self._node.tracebacks = True
+        return self
+
     def credentials(self, credentials: Credentials) -> ClientBuilder:
         """What an authenticator of the server gets: bytes, a text, or an async callable that is asked at each connect."""
         self._credentials = credentials
@@ -101,26 +110,6 @@ class ClientBuilder:
     def limits(self, limits: Limits) -> ClientBuilder:
         """Other bounds than the defaults."""
         self._node.limits = limits
-        return self
-
-    def add_rpc(self, handler: RpcHandler) -> ClientBuilder:
-        """Answer the server's requests."""
-        self._node.methods.add("rpc", handler)
-        return self
-
-    def add_event(self, handler: EventHandler) -> ClientBuilder:
-        """Take the server's events."""
-        self._node.methods.add("event", handler)
-        return self
-
-    def add_stream(self, handler: StreamHandler) -> ClientBuilder:
-        """Take the server's streams."""
-        self._node.methods.add("stream", handler)
-        return self
-
-    def add_handler(self, handler: Any) -> ClientBuilder:
-        """Add what one of the three decorators made."""
-        self._node.methods.add(_kind_of(handler), handler)
         return self
 
     def plugin(self, plugin: ClientPlugin | object) -> ClientBuilder:
@@ -194,7 +183,7 @@ class Connecting:
         await self._client._leave()
 
 
-class EchoClient:
+class EchoClient(HandlerOwner):
     """A node that dialled. It is closed by leaving its ``async with``, or by :meth:`close`."""
 
     def __init__(self, node: Node, address: Address, transport: Transport, credentials: Credentials) -> None:
@@ -211,6 +200,10 @@ class EchoClient:
     def builder() -> ClientBuilder:
         """Return an empty builder."""
         return ClientBuilder()
+
+    @property
+    def _methods(self) -> MethodTable:
+        return self._node.methods
 
     @staticmethod
     def connect(
@@ -242,13 +235,41 @@ class EchoClient:
         timeout: float | None = None,
         returns: Any = Any,
         idempotent: bool = False,
+        metadata: Mapping[str, str] | None = None,
+        isolated: bool = False,
     ) -> Coroutine[Any, Any, Any]:
         """Call a method of the server; see :meth:`Session.request`."""
-        return self.session.request(method, value, timeout=timeout, returns=returns, idempotent=idempotent)
+        return self.session.request(
+            method,
+            value,
+            timeout=timeout,
+            returns=returns,
+            idempotent=idempotent,
+            metadata=metadata,
+            isolated=isolated,
+        )
 
-    def emit(self, event: str, value: Any = None) -> Coroutine[Any, Any, None]:
+    def request_stream(
+        self,
+        method: str,
+        value: Any = None,
+        *,
+        items: Items | None = None,
+        sends: bool = False,
+        timeout: float | None = None,
+        returns: Any = Any,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StreamingCall:
+        """Call a method of the server that takes or answers with many values; see :meth:`Session.request_stream`."""
+        return self.session.request_stream(
+            method, value, items=items, sends=sends, timeout=timeout, returns=returns, metadata=metadata
+        )
+
+    def emit(
+        self, event: str, value: Any = None, *, metadata: Mapping[str, str] | None = None
+    ) -> Coroutine[Any, Any, None]:
         """Send an event to the server; see :meth:`Session.emit`."""
-        return self.session.emit(event, value)
+        return self.session.emit(event, value, metadata=metadata)
 
     async def create_stream(self, name: str) -> StreamSender:
         """Open a stream to the server; see :meth:`Session.create_stream`."""

@@ -16,6 +16,7 @@ from echokernel.engine.hello import accept_session
 from echokernel.engine.node import Callback, Node
 from echokernel.errors import ConfigError, ConnectionClosed, InvalidArgument, TransportError
 from echokernel.limits import Limits
+from echokernel.methods import HandlerOwner, MethodTable
 from echokernel.tasks import open_tasks
 from echokernel_protocol.codes import Code
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from echokernel.discovery import Discovery
-    from echokernel.handlers import EventHandler, RpcHandler, StreamHandler
     from echokernel.middleware import Middleware
     from echokernel.registry import Authenticator, Service
     from echokernel.serializer import Serializer
@@ -53,7 +53,7 @@ class _Binding:
     allow_anonymous: bool
 
 
-class ServerBuilder:
+class ServerBuilder(HandlerOwner):
     """Collects what a server is made of. Every method returns the builder; nothing is opened before the server runs."""
 
     def __init__(self) -> None:
@@ -68,6 +68,10 @@ class ServerBuilder:
         self._hooks: dict[str, list[Callback]] = {"start": [], "stop": [], "connect": [], "disconnect": []}
         self._allow_anonymous = False
         self.discoveries: list[Discovery] = []
+
+    @property
+    def _methods(self) -> MethodTable:
+        return self._node.methods
 
     def name(self, name: str) -> ServerBuilder:
         """The node's name, which peers see."""
@@ -120,6 +124,11 @@ class ServerBuilder:
         self._allow_anonymous = True
         return self
 
+    def tracebacks(self) -> ServerBuilder:
+        """Send the tracebacks of handlers that fail to their callers, in the error's details; for development."""
+        self._node.tracebacks = True
+        return self
+
     def service(self, service: Service) -> ServerBuilder:
         """Run a service beside the server."""
         self._services.append(service)
@@ -128,26 +137,6 @@ class ServerBuilder:
     def limits(self, limits: Limits) -> ServerBuilder:
         """Other bounds than the defaults."""
         self._node.limits = limits
-        return self
-
-    def add_rpc(self, handler: RpcHandler) -> ServerBuilder:
-        """Add what ``@rpc`` made, or an object with ``name`` and ``handle``."""
-        self._node.methods.add("rpc", handler)
-        return self
-
-    def add_event(self, handler: EventHandler) -> ServerBuilder:
-        """Add what ``@event`` made, or an object with ``name`` and ``handle``."""
-        self._node.methods.add("event", handler)
-        return self
-
-    def add_stream(self, handler: StreamHandler) -> ServerBuilder:
-        """Add what ``@stream`` made, or an object with ``name`` and ``handle``."""
-        self._node.methods.add("stream", handler)
-        return self
-
-    def add_handler(self, handler: Any) -> ServerBuilder:
-        """Add what one of the three decorators made."""
-        self._node.methods.add(_kind_of(handler), handler)
         return self
 
     def plugin(self, plugin: ServerPlugin | object) -> ServerBuilder:
@@ -220,13 +209,6 @@ class ServerBuilder:
         return EchoServer(node, bindings, self._services, self._hooks["start"], self._hooks["stop"])
 
 
-def _kind_of(handler: Any) -> Any:
-    kind = getattr(handler, "__echokernel_kind__", None)
-    if kind is None:
-        raise InvalidArgument(f"{handler!r} does not say what it handles; use add_rpc, add_event or add_stream")
-    return kind
-
-
 def _check_public(address: Address, transport: Transport, authenticators: Sequence[Authenticator], allow: bool) -> None:
     if address.is_loopback or authenticators or transport.authenticates_peers or address.scheme == "memory":
         return
@@ -237,7 +219,7 @@ def _check_public(address: Address, transport: Transport, authenticators: Sequen
         )
 
 
-class EchoServer:
+class EchoServer(HandlerOwner):
     """A node that listens. ``await server.run()``, or ``async with server:`` around what it should run beside."""
 
     def __init__(
@@ -265,6 +247,10 @@ class EchoServer:
     def builder() -> ServerBuilder:
         """Return an empty builder."""
         return ServerBuilder()
+
+    @property
+    def _methods(self) -> MethodTable:
+        return self._node.methods
 
     def context(self) -> ServerContext:
         """Return the server's context."""

@@ -10,7 +10,7 @@ scope runs its tasks and timers, and is closed after it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,12 @@ class SendStream(ABC):
     @abstractmethod
     def reset(self, code: int) -> None:
         """Give up: the peer sees StreamReset with this code, and queued data may be dropped. Never raises."""
+
+    @abstractmethod
+    def on_stop(self, function: Callable[[], object]) -> None:
+        """Call ``function`` once when the peer stops reading; at once where it has. The loss of the connection is told
+        elsewhere. A later call replaces the function.
+        """
 
     def prioritize(self) -> None:
         """Serve this stream before all others of its connection. The kernel asks this for the channel."""

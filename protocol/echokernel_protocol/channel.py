@@ -328,7 +328,9 @@ class Channel:
             if request_id > self._goaway_last:
                 return False
             if len(self._peer_flows) >= MAX_PEER_FLOWS:
-                raise ProtocolViolation(f"more than {MAX_PEER_FLOWS:,} streams that do not end", code=Code.LIMIT_EXCEEDED)
+                raise ProtocolViolation(
+                    f"more than {MAX_PEER_FLOWS:,} streams that do not end", code=Code.LIMIT_EXCEEDED
+                )
             self._peer_flows.add(request_id)
             return True
         elif kind == _CANCEL:
@@ -398,6 +400,24 @@ class Channel:
         """Tell the other end that ids above ``goaway.last`` are never run; from now on they are dropped."""
         self._goaway_last = min(goaway.last, self._goaway_last)
         self._link.append(_link_frame(_EVENT, GOAWAY, goaway.encode()))
+
+    @property
+    def goaway_last(self) -> int:
+        """The highest id of the other end that is still run: what our last ``$goaway`` said."""
+        return self._goaway_last
+
+    @property
+    def peer_parity(self) -> int:
+        """The remainder by 2 of all ids of the other end."""
+        return self._parity
+
+    def take_id(self) -> int:
+        """Return a new id of ours, for a call on a stream of its own."""
+        request_id = self._next_id
+        if request_id > MAX_REQUEST_ID:
+            raise ProtocolViolation("this session has used all its ids", code=Code.RESOURCE_EXHAUSTED)
+        self._next_id = request_id + 2
+        return request_id
 
     @property
     def last_peer_id(self) -> int:

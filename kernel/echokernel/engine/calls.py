@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.inherited import deadline as inherited_deadline
+from echokernel.engine.inherited import metadata as inherited_metadata
+from echokernel.engine.metadata import encode_metadata
+from echokernel.engine.own_streams import OwnStreams
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
     InvalidArgument,
     OutcomeUnknown,
+    PermissionDenied,
     ProtocolError,
     RequestTimeout,
     error_from_code,
 )
 from echokernel_protocol.channel import FRAME_CHARGE, Announced
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
-from echokernel_protocol.frames import Flags
-from echokernel_protocol.maps import encode_map
+from echokernel_protocol.frames import SLOT_MASK, Flags, Frame, Header, MessageType
 from echokernel_protocol.postcard import encode_varint
 
 if TYPE_CHECKING:
     from echokernel.engine.bodies import Bodies
     from echokernel.engine.codecs import Codecs
     from echokernel.engine.link import Link
+    from echokernel.limits import Limits
+    from echokernel.middleware import Next
     from echokernel.tasks import Future, TaskScope, Timer
     from echokernel_protocol.hello import Hello
 
@@ -56,15 +61,20 @@ class Calls:
         default_timeout: float,
         tasks: TaskScope,
         violated: Callable[[ProtocolViolation], None],
+        limits: Limits,
     ) -> None:
         self._violated = violated
+        self.outgoing: Callable[[Next], Next] | None = None
+        """Puts the middleware of this end around what it sends; None where there is none."""
         self.stopped: ConnectionClosed | None = None
         """Why nothing new is started any more; None while it is."""
+        self.own_streams = OwnStreams(self, link, codecs, peer, tasks, violated, limits)
+        """Calls that have a stream of their own."""
         self._link = link
         self._channel = link.channel
         self._bodies = bodies
         self._codecs = codecs
-        self._tasks = tasks
+        self.tasks = tasks
         self._peer = peer
         self._max_frame = peer.max_frame
         self._default_timeout = default_timeout
@@ -76,7 +86,16 @@ class Calls:
 
     # --- requests ----------------------------------------------------------------------------------------------
 
-    async def request(self, method: str, value: Any, timeout: float | None, returns: Any, idempotent: bool) -> Any:
+    async def request(
+        self,
+        method: str,
+        value: Any,
+        timeout: float | None,
+        returns: Any,
+        idempotent: bool,
+        metadata: Mapping[str, str] | None,
+        isolated: bool,
+    ) -> Any:
         """Send a request and return its result; see :meth:`Session.request`."""
         codecs = self._codecs
         try:
@@ -85,22 +104,54 @@ class Calls:
         except KeyError:
             head = codecs.head(method)
             payload = codecs.encode(value)
-        if self.stopped is not None:
-            raise self.stopped.with_traceback(None)
-        tasks = self._tasks
-        now = tasks.now()
+        if self.outgoing is not None:
+            flags, answer = await self._request_through(head, method, payload, timeout, idempotent, metadata, isolated)
+        else:
+            exchange = self.own_streams.exchange_isolated if isolated else self._exchange
+            flags, answer = await exchange(method, head, payload, timeout, idempotent, metadata)
+        try:
+            decode = codecs.decoders[returns, flags]
+        except (KeyError, TypeError):
+            if flags & _ERROR:
+                raise self.error_from(answer) from None
+            decode = codecs.decoder(returns, flags)
+        return decode(answer)
+
+    def remaining(self, method: str, timeout: float | None) -> tuple[float, bool]:
+        """Return the seconds that a request has, 0 for no end, and whether that is the default; the deadline of the request
+        that is being handled bounds it.
+        """
         default = timeout is None
         if timeout is None:
             timeout = self._default_timeout
         outer = inherited_deadline.get()
-        if outer is not None and (not timeout or outer < now + timeout):
-            timeout, default = outer - now, False
-            if timeout <= 0:
-                raise RequestTimeout(f"{method}: the deadline of the request that is being handled has passed")
+        if outer is not None:
+            left = outer - self.tasks.now()
+            if not timeout or left < timeout:
+                if left <= 0:
+                    raise RequestTimeout(f"{method}: the deadline of the request that is being handled has passed")
+                return left, False
+        return timeout, default
+
+    async def _exchange(
+        self,
+        method: str,
+        head: bytes,
+        payload: bytes,
+        timeout: float | None,
+        idempotent: bool,
+        metadata: Mapping[str, str] | None,
+    ) -> tuple[int, bytes]:
+        """Send a coded request over the channel; return the answer's flags and bytes."""
+        if self.stopped is not None:
+            raise self.stopped.with_traceback(None)
+        tasks = self.tasks
+        timeout, default = self.remaining(method, timeout)
+        now = tasks.now()
         body: bytes | None = None
         extra = 0
-        if not default or len(payload) > self._max_frame:
-            head, payload, body = self._dress(method, head, payload, None if default else timeout)
+        if not default or len(payload) > self._max_frame or metadata or inherited_metadata.get():
+            head, payload, body = self._dress(method, head, payload, None if default else timeout, metadata)
             extra = 0 if body is None else len(body)
         channel = self._channel
         link = self._link
@@ -139,23 +190,47 @@ class Calls:
         finally:
             if bucket:
                 self._deadlines.discard(bucket, request_id)
-        try:
-            decode = codecs.decoders[returns, flags]
-        except (KeyError, TypeError):
+        return flags, answer
+
+    async def _request_through(
+        self,
+        head: bytes,
+        method: str,
+        payload: bytes,
+        timeout: float | None,
+        idempotent: bool,
+        metadata: Mapping[str, str] | None,
+        isolated: bool,
+    ) -> tuple[int, bytes]:
+        """Send a coded request through the middleware of this end."""
+        assert self.outgoing is not None
+
+        async def innermost(frame: Frame) -> Frame:
+            exchange = self.own_streams.exchange_isolated if isolated else self._exchange
+            head = self._codecs.head(frame.header.method)
+            flags, answer = await exchange(
+                frame.header.method, head, frame.payload, timeout, idempotent, frame.metadata
+            )
             if flags & _ERROR:
-                info = self._error_info(answer)
-                raise error_from_code(info.code, info.message, info.details) from None
-            decode = codecs.decoder(returns, flags)
-        return decode(answer)
+                raise self.error_from(answer)
+            return Frame(Header(MessageType.RESPONSE, 0, "", flags), answer)
+
+        header = Header(MessageType.REQUEST, 0, method, head[-1])
+        response = await self.outgoing(innermost)(Frame(header, payload, dict(metadata or {})))
+        if response is None:
+            raise PermissionDenied(f"{method}: the response was intercepted")
+        return response.header.flags & SLOT_MASK, response.payload
+
+    # --- deadlines and failures --------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
         """Requests with the default deadline expire in the order in which they were made: one timer is enough."""
         self._next_sweep = None
-        now = self._tasks.now()
+        now = self.tasks.now()
         expired = []
         for request_id, (_, _, deadline) in self.pending.items():
             if deadline > now + TIMER_GRAIN:
-                self._next_sweep = self._tasks.call_at(deadline, self._sweep)
+                self._next_sweep = self.tasks.call_at(deadline, self._sweep)
                 break
             if deadline:
                 expired.append(request_id)
@@ -180,21 +255,23 @@ class Calls:
 
     async def _receive_body(self, method: str, answer: Announced, end: float | None) -> bytes:
         try:
-            with anyio.fail_after(None if end is None else max(0.0, end - self._tasks.now())):
+            with anyio.fail_after(None if end is None else max(0.0, end - self.tasks.now())):
                 return await self._bodies.receive(answer)
         except TimeoutError:
             raise RequestTimeout(f"{method}: its answer was announced, and did not come within the deadline") from None
 
-    def _error_info(self, payload: bytes) -> ErrorInfo:
+    def error_from(self, payload: bytes) -> EchoError:
+        """Return what an ERROR's payload raises; a payload that is none closes the connection."""
         try:
-            return ErrorInfo.decode(payload)
+            info = ErrorInfo.decode(payload)
         except ProtocolViolation as violation:
             self._violated(violation)
-            raise ProtocolError(f"the peer's error answer: {violation}", code=violation.code) from None
+            return ProtocolError(f"the peer's error answer: {violation}", code=violation.code)
+        return error_from_code(info.code, info.message, info.details)
 
     # --- events ------------------------------------------------------------------------------------------------
 
-    async def emit(self, method: str, value: Any) -> None:
+    async def emit(self, method: str, value: Any, metadata: Mapping[str, str] | None) -> None:
         """Send an event; waits for the peer's credit and for room."""
         codecs = self._codecs
         try:
@@ -203,12 +280,26 @@ class Calls:
         except KeyError:
             head = codecs.head(method)
             payload = codecs.encode(value)
+        if self.outgoing is None:
+            await self.emit_payload(method, head, payload, metadata)
+            return
+
+        async def innermost(frame: Frame) -> None:
+            head = self._codecs.head(frame.header.method)
+            await self.emit_payload(frame.header.method, head, frame.payload, frame.metadata)
+
+        await self.outgoing(innermost)(
+            Frame(Header(MessageType.EVENT, 0, method, head[-1]), payload, dict(metadata or {}))
+        )
+
+    async def emit_payload(self, method: str, head: bytes, payload: bytes, metadata: Mapping[str, str] | None) -> None:
+        """Send an event that is coded already; waits for the peer's credit and for room."""
         if self.stopped is not None:
             raise self.stopped.with_traceback(None)
         body: bytes | None = None
         extra = 0
-        if len(payload) > self._max_frame:
-            head, payload, body = self._dress(method, head, payload, None)
+        if len(payload) > self._max_frame or metadata or inherited_metadata.get():
+            head, payload, body = self._dress(method, head, payload, None, metadata)
             extra = 0 if body is None else len(body)
         if len(payload) + extra + FRAME_CHARGE > self._peer.event_limit:
             raise InvalidArgument(
@@ -228,7 +319,7 @@ class Calls:
     # --- what both need ----------------------------------------------------------------------------------------
 
     def _dress(
-        self, method: str, head: bytes, payload: bytes, timeout: float | None
+        self, method: str, head: bytes, payload: bytes, timeout: float | None, own: Mapping[str, str] | None
     ) -> tuple[bytes, bytes, bytes | None]:
         """Return head and payload with metadata, and the body where the payload is too long for a frame."""
         if len(payload) > self._peer.max_message:
@@ -237,9 +328,9 @@ class Calls:
                 "Send larger data as a stream."
             )
         flags = head[-1]
-        metadata = b""
-        if timeout is not None:
-            metadata = encode_map({"$timeout": str(max(1, int(timeout * 1000)) if timeout else 0)})
+        kernel = {} if timeout is None else {"$timeout": str(max(1, int(timeout * 1000)) if timeout else 0)}
+        metadata = encode_metadata(method, own, kernel)
+        if metadata:
             flags |= _METADATA
         body = None
         if len(metadata) + len(payload) > self._max_frame:
@@ -253,7 +344,7 @@ class Calls:
             with anyio.fail_after(timeout or None):
                 await self._link.wait_room()
                 while not may(size):
-                    future: Future[None] = self._tasks.future()
+                    future: Future[None] = self.tasks.future()
                     entry = may, size, future
                     self._waiting.append(entry)
                     try:
@@ -267,7 +358,7 @@ class Calls:
             raise RequestTimeout(
                 f"{method}: the peer gave no room for it within the deadline; nothing was sent"
             ) from None
-        self._tasks.call_soon(self.wake_waiting)
+        self.tasks.call_soon(self.wake_waiting)
 
     def wake_waiting(self) -> None:
         """Credit may have grown: let the first of those who wait try, one at a time and in their order."""
@@ -289,6 +380,7 @@ class Calls:
         if self._next_sweep is not None:
             self._next_sweep.cancel()
             self._next_sweep = None
+        self.own_streams.gate.fail(self.stopped)
         pending, self.pending = self.pending, {}
         for future, _, _ in pending.values():
             if not future.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -53,7 +54,7 @@ class _Waiters:
 class _Pipe:
     """One direction of one stream."""
 
-    __slots__ = ("changed", "chunks", "finished", "owner", "reader", "reset", "size", "stopped", "window")
+    __slots__ = ("changed", "chunks", "finished", "on_stop", "owner", "reader", "reset", "size", "stopped", "window")
 
     def __init__(self, owner: MemoryConnection, reader: MemoryConnection) -> None:
         self.owner = owner
@@ -64,6 +65,7 @@ class _Pipe:
         self.finished = False
         self.reset: int | None = None
         self.stopped: int | None = None
+        self.on_stop: Callable[[], object] | None = None
         self.changed = _Waiters(owner.tasks)
 
 
@@ -108,8 +110,13 @@ class MemorySendStream(SendStream):
         self._pipe.finished = True
         self._pipe.changed.wake()
 
+    def on_stop(self, function: Callable[[], object]) -> None:
+        if self._pipe.stopped is not None:
+            function()
+        self._pipe.on_stop = function
+
     def reset(self, code: int) -> None:
-        if not self._pipe.finished and self._pipe.reset is None:
+        if not self._pipe.finished and self._pipe.reset is None and self._pipe.owner.error is None:
             self._pipe.reset = code
             self._pipe.chunks.clear()
             self._pipe.size = 0
@@ -149,6 +156,8 @@ class MemoryRecvStream(RecvStream):
             self._pipe.chunks.clear()
             self._pipe.size = 0
             self._pipe.changed.wake()
+            if self._pipe.on_stop is not None:
+                self._pipe.on_stop()
 
 
 class MemoryConnection(Connection):
