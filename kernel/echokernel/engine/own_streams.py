@@ -81,7 +81,7 @@ class OwnStreams:
         stream: CallStream | None = None
         try:
             with anyio.fail_after(timeout or None):
-                stream = await self.open_stream(opening, ends=True, timeout=timeout)
+                stream = await self._open_stream(opening, True, timeout)
                 frames = await stream.receive()
                 while not frames[-1].kind:
                     frames += await stream.receive()
