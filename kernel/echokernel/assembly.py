@@ -130,6 +130,9 @@ def _build(config: Config, parts: Parts) -> EchoServer:
 
     registry, node = config.registry, config.node
     builder = EchoServer.builder().name(node.name).limits(config.limits)
+    if node.tracebacks:
+        logger.warning("node.tracebacks is on: callers see paths and source lines of handlers that fail")
+        builder.tracebacks()
     for listen, transport, authenticators in parts.listeners:
         builder.listen(listen.address, transport, authenticators=authenticators, allow_anonymous=listen.allow_anonymous)
     for name in node.serializers or registry.serializers:

@@ -54,6 +54,8 @@ class NodeSettings(Settings):
     """Names in order of preference; empty: all that the plugins register, in the order of ``plugins``."""
     middleware: list[str] = []
     """Names of ``[middleware.NAME]``, or of registered middleware that needs no settings; outermost first."""
+    tracebacks: bool = False
+    """Send the tracebacks of handlers that fail to their callers, who learn paths and names of variables; for development."""
 
 
 class ListenSettings(Settings):

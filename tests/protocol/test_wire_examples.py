@@ -47,6 +47,13 @@ EXAMPLES: dict[str, list[bytes]] = {
         ).encode()
     ],
     "body": [Frame(Header(MessageType.REQUEST, 3, "load", Flags.BODY | 0x10), b"\x80\x80\x80\x01").encode()],
+    "call": [
+        Frame(Header(MessageType.REQUEST, 5, "count", 0x10), b"\x02").encode(),
+        Frame(Header(MessageType.REQUEST, 5, "", Flags.END), b"").encode(),
+        Frame(Header(MessageType.RESPONSE, 5, "", 0x10), b"\x00").encode(),
+        Frame(Header(MessageType.RESPONSE, 5, "", 0x10), b"\x01").encode(),
+        Frame(Header(MessageType.RESPONSE, 5, "", Flags.END), b"").encode(),
+    ],
     "flow": [
         Frame(Header(MessageType.STREAM, 3, "audio", 0), b"").encode(),
         Frame(Header(MessageType.STREAM, 3, "", 0), encode_timestamped(1_700_000_000_000_000, 0, b"\x01\x02")).encode(),
