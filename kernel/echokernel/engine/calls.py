@@ -10,6 +10,7 @@ import anyio
 
 from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.inherited import deadline as inherited_deadline
+from echokernel.engine.waiting_events import Ready
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -19,13 +20,14 @@ from echokernel.errors import (
     RequestTimeout,
     error_from_code,
 )
-from echokernel_protocol.channel import FRAME_CHARGE, Announced
+from echokernel_protocol.channel import FRAME_CHARGE, Announced, event_frame
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import Flags
 from echokernel_protocol.maps import encode_map
 from echokernel_protocol.postcard import encode_varint
 
 if TYPE_CHECKING:
+    from echokernel.engine.backlog import Backlog
     from echokernel.engine.bodies import Bodies
     from echokernel.engine.codecs import Codecs
     from echokernel.engine.link import Link
@@ -56,7 +58,10 @@ class Calls:
         default_timeout: float,
         tasks: TaskScope,
         violated: Callable[[ProtocolViolation], None],
+        backlog: Backlog,
     ) -> None:
+        self.backlog = backlog
+        """Events that wait for credit, or for their turn behind those that do."""
         self._violated = violated
         self.stopped: ConnectionClosed | None = None
         """Why nothing new is started any more; None while it is."""
@@ -216,10 +221,9 @@ class Calls:
                 f"{self._peer.event_limit:,}. Send larger data as a stream."
             )
         channel = self._channel
-        if self._waiting or not channel.may_emit(len(payload) + extra) or self._link.is_crowded:
-            await self._wait_for_credit(channel.may_emit, len(payload) + extra, method, 0)
-            if self.stopped is not None:
-                raise self.stopped.with_traceback(None)
+        if self.backlog.queue is not None or self._link.is_crowded or not channel.may_emit(len(payload) + extra):
+            await self.backlog.emit(method, Ready(event_frame(head, payload), body, len(payload) + extra))
+            return
         channel.emit(head, payload, extra)
         if body is not None:
             self._bodies.send(channel.sent, body)
@@ -271,6 +275,8 @@ class Calls:
 
     def wake_waiting(self) -> None:
         """Credit may have grown: let the first of those who wait try, one at a time and in their order."""
+        if self.backlog.queue is not None:
+            self.backlog.drain()
         while self._waiting:
             may, size, future = self._waiting[0]
             if future.done():
@@ -285,6 +291,7 @@ class Calls:
     def fail(self, error: EchoError) -> None:
         """The connection is over: everything that waits fails at once."""
         self.stopped = error if isinstance(error, ConnectionClosed) else ConnectionClosed(str(error), code=error.code)
+        self.backlog.fail(error)
         self._deadlines.close()
         if self._next_sweep is not None:
             self._next_sweep.cancel()
