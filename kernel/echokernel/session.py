@@ -289,9 +289,13 @@ class Session(Store):
         await self._connection.close(code, reason)
 
     async def _drain_out(self) -> None:
-        """Wait until everything that was put in is with the transport, bodies included. Raises ConnectionClosed."""
+        """Wait until all that was put in, and all events that wait, are with the transport. Raises ConnectionClosed.
+
+        It looks every 5 ms, once a session; the caller bounds it.
+        """
         await self._link.drain()
-        while (self._bodies.sending or self._calls.backlog.queue is not None) and self.closed is None:  # noqa: ASYNC110 - bounded by the caller, once a session
+        backlog = self._calls.backlog
+        while (self._bodies.sending or backlog.queue is not None) and self.closed is None:  # noqa: ASYNC110 - see above
             await anyio.sleep(0.005)
 
     # --- the life of a session ---------------------------------------------------------------------------------

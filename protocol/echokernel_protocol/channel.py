@@ -328,9 +328,7 @@ class Channel:
             if request_id > self._goaway_last:
                 return False
             if len(self._peer_flows) >= MAX_PEER_FLOWS:
-                raise ProtocolViolation(
-                    f"more than {MAX_PEER_FLOWS:,} streams that do not end", code=Code.LIMIT_EXCEEDED
-                )
+                raise ProtocolViolation(f"more than {MAX_PEER_FLOWS:,} streams that do not end", code=Code.LIMIT_EXCEEDED)
             self._peer_flows.add(request_id)
             return True
         elif kind == _CANCEL:

@@ -107,10 +107,7 @@ async def until(condition: Any) -> None:
 
 
 async def test_requests_of_every_kind() -> None:
-    async with (
-        serving(add, reverse, fail, repeat, forever) as server,
-        EchoClient.connect(server.addresses[0]) as client,
-    ):
+    async with serving(add, reverse, fail, repeat, forever) as server, EchoClient.connect(server.addresses[0]) as client:
         assert await client.request("math.add", (10, 20), returns=int) == 30
         order = Order(1, ["tea", "salt"])
         assert await client.request("reverse", order, returns=Order) == Order(1, ["salt", "tea"])
@@ -337,7 +334,7 @@ async def test_nothing_is_left_behind() -> None:
                 sessions.append(weakref.ref(client.session))
                 sessions += [weakref.ref(session) for session in server.context().sessions()]
         await until(lambda: not server.context().sessions())
-        assert server.stats() == {"sessions": 0, "unauthenticated": 0}
+        assert {"sessions": 0, "unauthenticated": 0}.items() <= server.stats().items()
     del client
 
     def all_gone() -> bool:
