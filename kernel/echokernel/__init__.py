@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from echokernel.client import ClientBuilder, ClientPlugin, EchoClient
     from echokernel.context import ClientContext, ServerContext
     from echokernel.discovery import Advertiser, Discovery, ServiceInfo
+    from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.errors import (
         ConfigError,
         ConnectionClosed,
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Address",
     "Advertiser",
+    "BroadcastPolicy",
     "ClientBuilder",
     "ClientContext",
     "ClientPlugin",
@@ -123,6 +125,7 @@ _MODULES = {
     "echokernel.client": "ClientBuilder ClientPlugin EchoClient",
     "echokernel.context": "ClientContext ServerContext",
     "echokernel.discovery": "Advertiser Discovery ServiceInfo",
+    "echokernel.engine.broadcast": "BroadcastPolicy",
     "echokernel.errors": (
         "ConfigError ConnectionClosed EchoError HandlerError InvalidArgument MethodNotFound OutcomeUnknown Overloaded "
         "PermissionDenied PluginError ProtocolError RequestCancelled RequestTimeout SerializationError StreamClosed "

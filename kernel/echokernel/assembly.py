@@ -141,6 +141,8 @@ def _build(config: Config, parts: Parts) -> EchoServer:
         builder.middleware(layer)
     for service in parts.services:
         builder.service(service)
+    for event, policy in node.broadcast.items():
+        builder.broadcast_policy(event, policy)
     problems: list[Problem] = []
     seen: set[int] = set()
     everything = [(("plugins",), entry.value) for entry in registry.handlers] + parts.handlers

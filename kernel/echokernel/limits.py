@@ -25,6 +25,12 @@ class Limits:
     """Bytes of the peer's events that no handler took yet; at least ``max_message`` and 16 KiB. Reached: emit() waits."""
     outbox: int = 8_388_608
     """Bytes of our frames that the transport has not taken yet. Reached: callers wait."""
+    broadcast_backlog: int = 8_388_608
+    """Bytes of broadcasts that wait for one session. Reached: policy ``wait`` closes the session, the others drop."""
+    broadcast_keep: int = 64
+    """Broadcasts of one event that wait with policy ``drop_oldest``: some seconds of news. Reached: the oldest is dropped."""
+    max_groups: int = 1_024
+    """Groups that a session is in: a peer that may choose names cannot fill memory. Reached: join() raises Overloaded."""
     max_streams: int = 64
     """Streams that the peer may have open at a time. Exceeded: the new one is refused with Overloaded."""
     max_sessions: int = 10_000
@@ -52,6 +58,7 @@ class Limits:
             raise ValueError(
                 f"event_window is {self.event_window:,} bytes; wanted max_message and 16 KiB: {self.max_message + 16_384:,}"
             )
-        for name in ("max_requests", "max_streams", "max_sessions", "max_unauthenticated"):
+        counts = ("max_requests", "max_streams", "max_sessions", "max_unauthenticated", "max_groups", "broadcast_keep")
+        for name in (*counts, "broadcast_backlog"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted at least 1")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from echokernel.discovery import Discovery
+    from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.middleware import Middleware
     from echokernel.registry import Authenticator, Service
     from echokernel.serializer import Serializer
@@ -137,6 +138,11 @@ class ServerBuilder(HandlerOwner):
     def limits(self, limits: Limits) -> ServerBuilder:
         """Other bounds than the defaults."""
         self._node.limits = limits
+        return self
+
+    def broadcast_policy(self, event: str, policy: BroadcastPolicy) -> ServerBuilder:
+        """What becomes of broadcasts of ``event`` at sessions that are behind: see ``ServerContext.broadcast``."""
+        self._node.context.set_policy(event, policy)
         return self
 
     def plugin(self, plugin: ServerPlugin | object) -> ServerBuilder:
@@ -358,6 +364,7 @@ class EchoServer(HandlerOwner):
             logger.debug("session %s ended: %s", id, session.closed)
             with anyio.move_on_after(2, shield=True):  # a peer's disappearance is told even while the server stops
                 await session._tell_disconnected()
+            session._groups = None
 
     async def stop(self, drain: float | None = None) -> None:
         """Accept nothing new, give what is open ``drain`` seconds (None: the limit's) to finish, and close."""

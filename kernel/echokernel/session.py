@@ -10,12 +10,14 @@ import inspect
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NewType
 
 import anyio
 
 from echokernel.context import ClientContext, ServerContext, Store
 from echokernel.engine import inherited
+from echokernel.engine.backlog import Backlog, Tally
 from echokernel.engine.bodies import Bodies
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
@@ -27,6 +29,7 @@ from echokernel.engine.serving import Serving
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
+    InvalidArgument,
     Overloaded,
     PermissionDenied,
     ProtocolError,
@@ -44,6 +47,7 @@ from echokernel_protocol.streams import StreamKind, UnknownKind
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from echokernel.engine.groups import Groups
     from echokernel.engine.node import Node
     from echokernel.flows import StreamSender
     from echokernel.serializer import Serializer
@@ -115,6 +119,7 @@ class Session(Store):
         self._over: Future[None] | None = None
         self._tasks: TaskScope
         self._closing: Future[None] | None = None
+        self._groups: set[str] | None = None
 
     # --- facts -------------------------------------------------------------------------------------------------
 
@@ -148,6 +153,16 @@ class Session(Store):
         return self._node.context
 
     @property
+    def groups(self) -> frozenset[str]:
+        """The groups that the session is in; ``on_disconnect`` still sees those that it was in. Empty on a client."""
+        return frozenset(self._groups or ())
+
+    @property
+    def takes_events(self) -> bool:
+        """Whether a broadcast may be sent to it: it is open, and nothing has told it to stop."""
+        return self.closed is None and self._calls.stopped is None
+
+    @property
     def is_holding(self) -> bool:
         """Whether what the peer asks waits for ``on_connect`` to return."""
         return self._held is not None
@@ -178,8 +193,37 @@ class Session(Store):
             "outbox_bytes": channel.outbox_size,
             "unknown_events": self._serving.unknown_events,
             "unknown_methods": self._serving.unknown_methods,
+            **self._calls.backlog.stats(),
             **self._connection.stats(),
         }
+
+    # --- groups ------------------------------------------------------------------------------------------------
+
+    def join(self, group: str) -> None:
+        """Become a member of a group, to which ``context.broadcast(…, group=…)`` sends. Once is enough.
+
+        Only on the serving side. Raises InvalidArgument for a name that has not 1 to 128 characters, Overloaded beyond
+        ``Limits.max_groups``, ConnectionClosed.
+        """
+        table = self._group_table("join")
+        if self.closed is not None:
+            raise self.closed.with_traceback(None)
+        if self._groups is None:
+            self._groups = set()
+        table.join(self, group, self._groups, self.limits.max_groups)
+
+    def leave(self, group: str) -> None:
+        """Leave a group; nothing happens where the session is not in it. One that ends leaves all of its groups."""
+        table = self._group_table("leave")
+        if self.closed is None:
+            table.leave(self, group, self._groups or set())
+
+    def _group_table(self, what: str) -> Groups:
+        if not isinstance(self._node.context, ServerContext):
+            raise InvalidArgument(
+                f"{what}: groups are the server's; let one of its handlers do it with its own session"
+            )
+        return self._node.context._groups
 
     # --- talking -----------------------------------------------------------------------------------------------
 
@@ -283,9 +327,13 @@ class Session(Store):
         await self._connection.close(code, reason)
 
     async def _drain_out(self) -> None:
-        """Wait until everything that was put in is with the transport, bodies included. Raises ConnectionClosed."""
+        """Wait until all that was put in, and all events that wait, are with the transport. Raises ConnectionClosed.
+
+        It looks every 5 ms, once a session; the caller bounds it.
+        """
         await self._link.drain()
-        while self._bodies.sending and self.closed is None:  # noqa: ASYNC110 - bounded by the caller, once a session
+        backlog = self._calls.backlog
+        while (self._bodies.sending or backlog.queue is not None) and self.closed is None:  # noqa: ASYNC110 - see above
             await anyio.sleep(0.005)
 
     # --- the life of a session ---------------------------------------------------------------------------------
@@ -296,6 +344,8 @@ class Session(Store):
             self._tasks = tasks
             link = self._link = Link(self._channel, self._connection, self._send, tasks, self.limits.outbox)
             self._bodies = Bodies(self._connection, tasks, self._violated)
+            tally = self._node.context._broadcasts.tally if isinstance(self._node.context, ServerContext) else Tally()
+            backlog = Backlog(link, self._bodies, self.limits, tasks, tally, self._close_slow)
             self._calls = Calls(
                 link,
                 self._bodies,
@@ -305,6 +355,7 @@ class Session(Store):
                 tasks,
                 self._violated,
                 self.limits,
+                backlog,
             )
             self._calls.outgoing = compose_outgoing(self._node.middleware, self)
             methods = self._node.methods.bind(self._codecs.serializers[1:])
@@ -485,6 +536,13 @@ class Session(Store):
         self._flows.fail(error)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
+        if self._groups:
+            self._group_table("leave").leave_all(self, self._groups)
+
+    def _close_slow(self, reason: str) -> None:
+        """What is broadcast comes faster than the peer takes it."""
+        logger.warning("session %s: closed: %s", self.id, reason)
+        self._tasks.start(partial(self._connection.close, drain=0.2), Code.RESOURCE_EXHAUSTED, reason, name="close")
 
     def _violated(self, violation: ProtocolViolation) -> None:
         """Something beside the channel broke the protocol: close, from a task that may."""

@@ -489,6 +489,11 @@ class Channel:
         self._events_sent += len(payload) + body + FRAME_CHARGE
         self._put(encode_frame(_EVENT, 0, method_and_flags, payload))
 
+    def emit_ready(self, frame: bytes, size: int) -> None:
+        """Put in an event that :func:`event_frame` made, perhaps for many channels; ``size``: bytes of payload and body."""
+        self._events_sent += size + FRAME_CHARGE
+        self._put(frame)
+
     def take_events(self, size: int, count: int, now: float) -> None:
         """Handlers took ``count`` events of ``size`` bytes, payloads and bodies: the other end may send as many more."""
         self._events_taken += size + count * FRAME_CHARGE
@@ -579,6 +584,11 @@ class Channel:
         """Do what is due at ``now``; :attr:`has_data` tells whether something has to be sent."""
         if self._ack_at is not None and now >= self._ack_at:
             self._ack_due = True
+
+
+def event_frame(method_and_flags: bytes, payload: bytes) -> bytes:
+    """Return an event as it stands on a channel: the same bytes on each, for an event's frame names no number."""
+    return encode_frame(_EVENT, 0, method_and_flags, payload)
 
 
 def _link_frame(message_type: int, method: str, payload: bytes, flags: int = Flags.METADATA) -> bytes:

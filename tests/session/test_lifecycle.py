@@ -84,7 +84,7 @@ async def test_a_client_that_never_says_hello_is_closed() -> None:
             with anyio.fail_after(6):
                 error = await connection.wait_closed()
         assert "no hello in time" in str(error)
-        assert nodes.server.stats() == {"sessions": 1, "unauthenticated": 0}
+        assert {"sessions": 1, "unauthenticated": 0}.items() <= nodes.server.stats().items()
 
 
 class Passwords:

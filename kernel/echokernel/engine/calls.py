@@ -13,6 +13,7 @@ from echokernel.engine.inherited import deadline as inherited_deadline
 from echokernel.engine.inherited import metadata as inherited_metadata
 from echokernel.engine.metadata import encode_metadata
 from echokernel.engine.own_streams import OwnStreams
+from echokernel.engine.waiting_events import Ready
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -23,12 +24,13 @@ from echokernel.errors import (
     RequestTimeout,
     error_from_code,
 )
-from echokernel_protocol.channel import FRAME_CHARGE, Announced
+from echokernel_protocol.channel import FRAME_CHARGE, Announced, event_frame
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import SLOT_MASK, Flags, Frame, Header, MessageType
 from echokernel_protocol.postcard import encode_varint
 
 if TYPE_CHECKING:
+    from echokernel.engine.backlog import Backlog
     from echokernel.engine.bodies import Bodies
     from echokernel.engine.codecs import Codecs
     from echokernel.engine.link import Link
@@ -62,7 +64,10 @@ class Calls:
         tasks: TaskScope,
         violated: Callable[[ProtocolViolation], None],
         limits: Limits,
+        backlog: Backlog,
     ) -> None:
+        self.backlog = backlog
+        """Events that wait for credit, or for their turn behind those that do."""
         self._violated = violated
         self.outgoing: Callable[[Next], Next] | None = None
         """Puts the middleware of this end around what it sends; None where there is none."""
@@ -307,10 +312,9 @@ class Calls:
                 f"{self._peer.event_limit:,}. Send larger data as a stream."
             )
         channel = self._channel
-        if self._waiting or not channel.may_emit(len(payload) + extra) or self._link.is_crowded:
-            await self._wait_for_credit(channel.may_emit, len(payload) + extra, method, 0)
-            if self.stopped is not None:
-                raise self.stopped.with_traceback(None)
+        if self.backlog.queue is not None or self._link.is_crowded or not channel.may_emit(len(payload) + extra):
+            await self.backlog.emit(method, Ready(event_frame(head, payload), body, len(payload) + extra))
+            return
         channel.emit(head, payload, extra)
         if body is not None:
             self._bodies.send(channel.sent, body)
@@ -362,6 +366,8 @@ class Calls:
 
     def wake_waiting(self) -> None:
         """Credit may have grown: let the first of those who wait try, one at a time and in their order."""
+        if self.backlog.queue is not None:
+            self.backlog.drain()
         while self._waiting:
             may, size, future = self._waiting[0]
             if future.done():
@@ -376,6 +382,7 @@ class Calls:
     def fail(self, error: EchoError) -> None:
         """The connection is over: everything that waits fails at once."""
         self.stopped = error if isinstance(error, ConnectionClosed) else ConnectionClosed(str(error), code=error.code)
+        self.backlog.fail(error)
         self._deadlines.close()
         if self._next_sweep is not None:
             self._next_sweep.cancel()

@@ -10,6 +10,8 @@ from echokernel.errors import ConnectionClosed, StreamStopped
 from echokernel_protocol.codes import Code
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from echokernel.tasks import Future, TaskScope, Timer
     from echokernel.transport import Connection, SendStream
     from echokernel_protocol.channel import Channel
@@ -36,6 +38,7 @@ class Link:
         "channel",
         "connection",
         "is_crowded",
+        "on_room",
         "tasks",
     )
 
@@ -53,6 +56,8 @@ class Link:
         self._failure: Exception | None = None
         self.is_crowded = False
         """Whether a caller has to wait in :meth:`wait_room` before it puts a counted frame in."""
+        self.on_room: Callable[[], None] | None = None
+        """Called when the outbox is empty again; set only while somebody wants to know."""
         self._timer: Timer | None = None
         self._pump: Future[None] | None = None
         self._room: list[Future[None]] = []
@@ -96,8 +101,11 @@ class Link:
         if channel.outbox_size:
             if self._pump is not None and not self._pump.done():
                 self._pump.set_result(None)
-        elif self._room:
-            self._give_room()
+        else:
+            if self._room:
+                self._give_room()
+            if self.on_room is not None:
+                self.on_room()
         self.keep_time()
 
     def _stopped(self) -> None:
