@@ -39,6 +39,7 @@ class Link:
         "connection",
         "is_crowded",
         "on_room",
+        "on_room_once",
         "tasks",
     )
 
@@ -58,6 +59,8 @@ class Link:
         """Whether a caller has to wait in :meth:`wait_room` before it puts a counted frame in."""
         self.on_room: Callable[[], None] | None = None
         """Called when the outbox is empty again; set only while somebody wants to know."""
+        self.on_room_once: Callable[[], None] | None = None
+        """Called when the outbox is empty again, and then forgotten."""
         self._timer: Timer | None = None
         self._pump: Future[None] | None = None
         self._room: list[Future[None]] = []
@@ -106,6 +109,9 @@ class Link:
                 self._give_room()
             if self.on_room is not None:
                 self.on_room()
+            if self.on_room_once is not None:
+                once, self.on_room_once = self.on_room_once, None
+                self.tasks.call_soon(once)
         self.keep_time()
 
     def _stopped(self) -> None:
@@ -143,6 +149,11 @@ class Link:
             self.flush()
 
     # --- room for callers --------------------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the outbox is below its limit."""
+        return self.channel.outbox_size <= self._limit
 
     async def wait_room(self) -> None:
         """Wait until the outbox is below its limit, and let others run."""
