@@ -19,12 +19,16 @@ from echokernel.engine import inherited
 from echokernel.engine.bodies import Bodies
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
+from echokernel.engine.datagrams import Datagrams
+from echokernel.engine.flow_options import BUFFER_FRAMES, FlowOptions
 from echokernel.engine.flow_table import Flows
 from echokernel.engine.link import Link
+from echokernel.engine.metadata import encode_metadata
 from echokernel.engine.serving import Serving
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
+    InvalidArgument,
     Overloaded,
     ProtocolError,
     RequestTimeout,
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
     from echokernel.engine.node import Node
-    from echokernel.flows import StreamSender
+    from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.serializer import Serializer
     from echokernel.tasks import Future, TaskScope
     from echokernel.transport import Connection, PeerIdentity, RecvStream, SendStream
@@ -159,6 +163,8 @@ class Session(Store):
     def stats(self) -> Mapping[str, int | float]:
         """Return counters: frames, open requests, what was dropped, and the transport's own."""
         channel = self._channel
+        datagrams = self._datagrams.stats()
+        transport = self._connection.stats()
         return {
             "frames_sent": channel.sent,
             "frames_received": channel.received,
@@ -168,7 +174,9 @@ class Session(Store):
             "outbox_bytes": channel.outbox_size,
             "unknown_events": self._serving.unknown_events,
             "unknown_methods": self._serving.unknown_methods,
-            **self._connection.stats(),
+            **transport,
+            **datagrams,
+            "datagrams_dropped": datagrams["datagrams_dropped"] + transport.get("datagrams_dropped", 0),
         }
 
     # --- talking -----------------------------------------------------------------------------------------------
@@ -196,22 +204,64 @@ class Session(Store):
         """
         return self._calls.request(method, value, timeout, returns, idempotent)
 
-    def emit(self, event: str, value: Any = None) -> Coroutine[Any, Any, None]:
+    def emit(
+        self, event: str, value: Any = None, *, reliable: bool = True, fallback: bool = False
+    ) -> Coroutine[Any, Any, None]:
         """Send an event. Returns once it is on its way; waits while the peer is an event window behind.
+
+        ``reliable=False`` sends it as one datagram: it may be lost, or overtake others, and never waits for the peer. It
+        has to fit in :attr:`max_datagram` (:meth:`datagram_size` tells its size); where it does not, that is an
+        InvalidArgument, or with ``fallback=True`` it is sent reliably. Metadata does not travel in datagrams.
 
         Raises SerializationError, InvalidArgument, ConnectionClosed.
         """
+        if not reliable:
+            return self._datagrams.emit(event, value, fallback)
         return self._calls.emit(event, value)
 
-    async def create_stream(self, name: str) -> StreamSender:
+    @property
+    def max_datagram(self) -> int:
+        """Bytes that fit in one datagram as of now, our own header included; 0: this connection has no datagrams."""
+        return self._connection.max_datagram
+
+    def datagram_size(self, event: str, value: Any = None) -> int:
+        """Return the bytes that an event takes as a datagram; at most :attr:`max_datagram` of them can be sent.
+
+        Raises SerializationError, InvalidArgument for a name that is not valid.
+        """
+        return len(self._datagrams.encode(event, value))
+
+    async def create_stream(
+        self,
+        name: str,
+        *,
+        delivery: Delivery = "reliable",
+        max_age: float | None = None,
+        on_full: OnFull = "wait",
+        buffer: int = BUFFER_FRAMES,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StreamSender:
         """Open a stream to the peer's handler of that name. A refusal shows when sending.
 
-        Raises InvalidArgument for a name that is not valid, ConnectionClosed.
+        ``delivery``: ``"reliable"``, all frames in order; ``"per_frame"``, each frame by itself, so that a lost packet
+        delays one of them only, in any order; ``"datagram"``, frames that fit in one, which may be lost.
+        ``max_age``: seconds after which a frame is dropped instead of sent; with ``per_frame`` also while it is under way.
+        ``on_full``: what :meth:`StreamSender.send` does while the receiver or the network is slower: ``"wait"``,
+        ``"drop_oldest"`` or ``"drop_newest"`` of what is buffered here, or ``"error"`` (Overloaded). ``buffer``: frames (and
+        at most 1 MiB) that may wait here. Neither holds for datagrams, which leave at once; the transport drops its oldest
+        one when 256 wait. ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
+
+        Raises InvalidArgument for what is not valid and for datagrams where there are none, ConnectionClosed.
         """
-        head = self._codecs.head(name)[:-1] + b"\x00"
+        options = FlowOptions(delivery, max_age, on_full, buffer)
+        options.check(name)
+        entries = encode_metadata(name, metadata, options.entries())
+        head = self._codecs.head(name)[:-1] + (b"\x08" if entries else b"\x00")
         if self._calls.stopped is not None:
             raise self._calls.stopped.with_traceback(None)
-        return await self._flows.open(name, head)
+        if delivery == "datagram" and not self.max_datagram:
+            raise InvalidArgument(f'stream {name!r}: this connection has no datagrams; use delivery="per_frame"')
+        return await self._flows.open(name, head, options, entries)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time that a round trip to the peer's kernel takes now, in seconds. Raises RequestTimeout."""
@@ -247,7 +297,7 @@ class Session(Store):
     async def _drain_out(self) -> None:
         """Wait until everything that was put in is with the transport, bodies included. Raises ConnectionClosed."""
         await self._link.drain()
-        while self._bodies.sending and self.closed is None:  # noqa: ASYNC110 - bounded by the caller, once a session
+        while (self._bodies.sending or self._flows.sending) and self.closed is None:  # noqa: ASYNC110 - bounded by the caller, once a session
             await anyio.sleep(0.005)
 
     # --- the life of a session ---------------------------------------------------------------------------------
@@ -264,6 +314,7 @@ class Session(Store):
             methods = self._node.methods.bind(self._codecs.serializers[1:])
             self._serving = Serving(self, link, self._bodies, methods, self._node.middleware, self.peer, tasks)
             self._flows = Flows(self, link, methods.streams, tasks)
+            self._datagrams = Datagrams(self._connection, self._codecs, self._calls, self._serving, self._flows)
             tasks.start(link.pump, name="session pump")
             tasks.start(self._accept_uni, name="session streams")
             tasks.start(self._accept_bi, name="session calls")
@@ -348,6 +399,8 @@ class Session(Store):
             raise ProtocolViolation("answers are not read while more is asked", code=Code.LIMIT_EXCEEDED)
         if channel.has_data:
             self._link.wake()
+        if channel.positions:
+            self._flows.on_positions(channel.take_positions())
         for number in channel.take_pongs():
             future = self._pings.get(number)
             if future is not None and not future.done():
@@ -374,6 +427,8 @@ class Session(Store):
             self._act(held or [])
         except ProtocolViolation as violation:
             self._violated(violation)
+        if self._connection.max_datagram:  # they wait in the transport until now
+            self._tasks.start(self._datagrams.run, name="session datagrams")
 
     async def _tell_disconnected(self) -> None:
         inherited.deadline.set(None)  # the last request's is over
@@ -449,6 +504,7 @@ class Session(Store):
     async def _take_stream(self, recv: RecvStream, send: SendStream | None) -> None:
         """Read a new stream's prelude and hand it on; one that is not understood is refused alone."""
         data = b""
+        rest_of_it: Coroutine[Any, Any, None] | None = None
         try:
             with anyio.fail_after(PRELUDE_SECONDS):
                 while (found := take_prelude(data)) is None:
@@ -460,7 +516,8 @@ class Session(Store):
             if prelude.kind is StreamKind.BODY and send is None:
                 self._bodies.arrived(prelude.numbers[0], recv, rest)
             elif prelude.kind is StreamKind.FLOW and send is None:
-                self._flows.take_stream(prelude.numbers[0], recv, rest)
+                flow_id, position = prelude.numbers
+                rest_of_it = self._flows.take_stream(flow_id, position, recv, rest)
             elif prelude.kind is StreamKind.CALL and send is not None:
                 _refuse(recv, send, Code.UNIMPLEMENTED)
             else:
@@ -472,6 +529,8 @@ class Session(Store):
             self._violated(violation)
         except ConnectionClosed:
             return
+        if rest_of_it is not None:
+            await rest_of_it
 
 
 def _refuse(recv: RecvStream, send: SendStream | None, code: int) -> None:

@@ -152,7 +152,8 @@ class Channel:
         self._pings: deque[int] = deque()
         # positions of flows, both ways: what their receivers have taken
         self._taken: dict[int, tuple[int, int]] = {}
-        self._positions: list[tuple[int, int]] = []
+        self.positions: list[tuple[int, int]] = []
+        """What :meth:`take_positions` would return now."""
 
     # --- the hello ---------------------------------------------------------------------------------------------
 
@@ -333,7 +334,9 @@ class Channel:
             if request_id > self._goaway_last:
                 return False
             if len(self._peer_flows) >= MAX_PEER_FLOWS:
-                raise ProtocolViolation(f"more than {MAX_PEER_FLOWS:,} streams that do not end", code=Code.LIMIT_EXCEEDED)
+                raise ProtocolViolation(
+                    f"more than {MAX_PEER_FLOWS:,} streams that do not end", code=Code.LIMIT_EXCEEDED
+                )
             self._peer_flows.add(request_id)
             return True
         elif kind == _CANCEL:
@@ -370,7 +373,7 @@ class Channel:
             if ack.event_limit < self._peer_event_limit or ack.received > self.sent:
                 raise ProtocolViolation("an $ack that takes back credit, or acknowledges what was never sent")
             self._peer_event_limit = ack.event_limit
-            self._positions.extend(ack.positions)
+            self.positions.extend(ack.positions)
         elif method == PING and message_type == _REQUEST and not flags:
             if len(self._pongs) >= MAX_PONGS:
                 raise ProtocolViolation("pings faster than their answers are read", code=Code.LIMIT_EXCEEDED)
@@ -514,8 +517,8 @@ class Channel:
 
     def take_flow(self, flow_id: int, position: int, now: float) -> None:
         """Of a ``per_frame`` stream of the other end's, every frame below ``position`` was taken or given up."""
-        first, _ = self._taken.get(flow_id, (position - 1, 0))
-        self._taken[flow_id] = first, position
+        first, highest = self._taken.get(flow_id, (position - 1, 0))
+        self._taken[flow_id] = first, max(position, highest)
         if position - first >= POSITIONS_AT_ONCE:
             self._ack_due = True
         elif self._ack_at is None:
@@ -523,7 +526,7 @@ class Channel:
 
     def take_positions(self) -> list[tuple[int, int]]:
         """Return what the other end has taken of our flows since the last call: flow id, position."""
-        positions, self._positions = self._positions, []
+        positions, self.positions = self.positions, []
         return positions
 
     @property

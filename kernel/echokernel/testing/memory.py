@@ -54,7 +54,6 @@ class MemoryFaults:
 _NO_FAULTS = MemoryFaults()
 
 
-
 class _Waiters:
     """Tasks that wait for something to change; each looks again when it is woken."""
 
@@ -198,7 +197,7 @@ class MemoryConnection(Connection):
         self._datagrams: deque[bytes] = deque()
         self._datagrams_dropped = 0
         self._faults = faults
-        self._chance = random.Random(f"{faults.seed} {peer_addr}")  # noqa: S311 - the same at every run
+        self._chance = random.Random(f"{faults.seed} {peer_addr}")
         self._max_datagram = max_datagram
         self._changed = _Waiters(tasks)
 
