@@ -44,7 +44,9 @@ MAX_PONGS: Final = 64
 """Answers to ``$ping`` that may wait for room; a peer that asks faster and never reads is closed."""
 
 POSITIONS_AT_ONCE: Final = 16
-"""Frames of one flow that its receiver takes before an ``$ack`` is due at once: a quarter of what may be open."""
+"""Frames with streams of their own that are taken before an ``$ack`` is due at once: a quarter of what a flow may have open."""
+ALL_POSITIONS: Final = MAX_REQUEST_ID
+"""Stands for every frame of a flow."""
 MAX_PEER_FLOWS: Final = 4_096
 """Streams of the peer that are open on the channel; how many are served at a time is the session's limit, far below."""
 
@@ -151,7 +153,7 @@ class Channel:
         self._ack_due = False
         self._pings: deque[int] = deque()
         # positions of flows, both ways: what their receivers have taken
-        self._taken: dict[int, tuple[int, int]] = {}
+        self._taken: list[tuple[int, int]] = []
         self.positions: list[tuple[int, int]] = []
         """What :meth:`take_positions` would return now."""
 
@@ -516,16 +518,15 @@ class Channel:
             self._put(encode_frame(_STREAM, flow_id, _NAMELESS[flags], payload))
 
     def take_flow(self, flow_id: int, position: int, now: float) -> None:
-        """Of a ``per_frame`` stream of the other end's, every frame below ``position`` was taken or given up."""
-        first, highest = self._taken.get(flow_id, (position - 1, 0))
-        self._taken[flow_id] = first, max(position, highest)
-        if position - first >= POSITIONS_AT_ONCE:
+        """A frame of a ``per_frame`` stream of the other end's was taken; ``ALL_POSITIONS``: no more of them is wanted."""
+        self._taken.append((flow_id, position))
+        if len(self._taken) >= POSITIONS_AT_ONCE or position == ALL_POSITIONS:
             self._ack_due = True
         elif self._ack_at is None:
             self._ack_at = now + ACK_DELAY
 
     def take_positions(self) -> list[tuple[int, int]]:
-        """Return what the other end has taken of our flows since the last call: flow id, position."""
+        """Return what the other end has taken of our flows since the last call: flow ids with positions."""
         positions, self.positions = self.positions, []
         return positions
 
@@ -551,9 +552,8 @@ class Channel:
         if self._ack_due:
             self._ack_due, self._ack_at = False, None
             self._event_limit = self._events_taken + self._event_window
-            positions = tuple((flow_id, position) for flow_id, (_, position) in self._taken.items())
+            ack = Ack(self.received, self._event_limit, positions=tuple(self._taken))
             self._taken.clear()
-            ack = Ack(self.received, self._event_limit, positions=positions)
             self._link.append(_link_frame(_EVENT, ACK, ack.encode(), 0))
         outbox = self._outbox
         if self._pongs and room > 0:  # the peer asked for them, so they wait for room: it may ask and never read

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from echokernel.engine.flow_options import FRAMES_OPEN
 from echokernel.errors import EchoError, InvalidArgument, ProtocolError, StreamReset
 from echokernel.flows import StreamReceiver
+from echokernel_protocol.channel import ALL_POSITIONS
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
-from echokernel_protocol.frames import FRAME_OVERHEAD, MAX_REQUEST_ID, MessageType, decode_frame
+from echokernel_protocol.frames import FRAME_OVERHEAD, MessageType, decode_frame
 from echokernel_protocol.timestamped import MAX_U32, Timestamped, decode_timestamped
 
 if TYPE_CHECKING:
@@ -139,10 +140,12 @@ class PerFrameReceiver(LooseReceiver):
         flow_id: int,
         metadata: Mapping[str, str],
         max_age: float | None,
-        given_up: int = 0,
+        given_up: Sequence[int] = (),
     ) -> None:
         super().__init__(session, flows, name, flow_id, metadata)
-        self._dropped = given_up  # came too long before the stream was opened
+        self._dropped = len(given_up)  # came too long before the stream was opened
+        for position in given_up:
+            flows.taken(flow_id, position)
         self._may_lose = max_age is not None
         self._grace = PATIENCE if max_age is None else GRACE + max_age
         self._reading: set[RecvStream] = set()
@@ -218,7 +221,7 @@ class PerFrameReceiver(LooseReceiver):
         return self._highest + 1 - len(self._reading)
 
     def _was_taken(self, position: int) -> None:
-        self._flows.taken(self.id, position + 1)
+        self._flows.taken(self.id, position)
         if self._room and self._queued_bytes < READY_BYTES:
             self._give_room()
 
@@ -240,7 +243,7 @@ class PerFrameReceiver(LooseReceiver):
         if not self._closed:
             super()._close()
             self._stop_reading()
-            self._flows.taken(self.id, MAX_REQUEST_ID)  # its sender waits for none of them any more
+            self._flows.taken(self.id, ALL_POSITIONS)  # its sender waits for none of them any more
 
     def _stop_reading(self) -> None:
         for recv in list(self._reading):

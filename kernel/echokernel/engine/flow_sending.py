@@ -6,6 +6,7 @@ in the transport's own buffers cannot be dropped any more when it gets old.
 
 from __future__ import annotations
 
+import sys
 import time
 from abc import abstractmethod
 from collections import deque
@@ -17,6 +18,7 @@ import anyio.lowlevel
 from echokernel.engine.flow_options import BUFFER_BYTES
 from echokernel.errors import EchoError, InvalidArgument, Overloaded, StreamStopped
 from echokernel.flows import StreamSender
+from echokernel_protocol.channel import ALL_POSITIONS
 from echokernel_protocol.codes import Code
 from echokernel_protocol.frames import MessageType, encode_frame
 from echokernel_protocol.postcard import encode_varint
@@ -295,12 +297,12 @@ class PerFrameSender(BufferedSender):
             self._flows.forget(self)
 
     def taken(self, position: int) -> None:
-        """The receiver has taken, or given up, all frames below ``position``."""
-        while self._open:
-            first = next(iter(self._open))
-            if first >= position:
-                break
-            self._release(first)
+        """The receiver has taken this frame; ``ALL_POSITIONS``: it wants none of them."""
+        if position == ALL_POSITIONS:
+            for still_open in list(self._open):
+                self._release(still_open)
+        else:
+            self._release(position)
 
     def _release(self, position: int) -> None:
         if self._open.pop(position, None) is not None:
@@ -337,8 +339,7 @@ class PerFrameSender(BufferedSender):
         self._not_needed()
         for stream in self._open.values():
             stream.reset(code)
-        for position in list(self._open):
-            self._release(position)
+        self.taken(ALL_POSITIONS)
         self.stop_watching()
         self._flows.forget(self)
 
@@ -355,16 +356,20 @@ class DatagramSender(StreamSender):
 
     delivery = "datagram"
 
+    def __init__(self, session: Session, flows: Flows, name: str, flow_id: int) -> None:
+        super().__init__(session, flows, name, flow_id)
+        self._limit = sys.maxsize  # it is the datagram that has one
+
     @property
     def max_frame(self) -> int:
         fits = self._session.max_datagram - STAMP_BYTES - len(encode_varint(self.id))
-        return max(0, min(fits, self._limit))
+        return max(0, min(fits, self._session.peer.max_frame))
 
     async def send_timestamped(self, frame: Timestamped[bytes]) -> None:
         payload = self._encode(frame)
         data = encode_frame(MessageType.STREAM, self.id, _NAMELESS, payload)[4:]
         fits = self._session.max_datagram
-        if len(data) > fits:
+        if len(data) > fits or len(frame.data) > self._session.peer.max_frame:
             raise InvalidArgument(
                 f"stream {self.name!r}: a frame of {len(frame.data):,} bytes takes a datagram of {len(data):,}; {fits:,} fit "
                 f'now. Send at most {self.max_frame:,} bytes at a time, or use delivery="per_frame".'

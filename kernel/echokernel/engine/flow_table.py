@@ -15,9 +15,10 @@ from echokernel.engine.flow_sending import BufferedSender, DatagramSender, PerFr
 from echokernel.engine.flow_slots import FrameSlots
 from echokernel.errors import ConnectionClosed, EchoError, Overloaded, StreamStopped, error_from_code
 from echokernel.flows import StreamReceiver, StreamSender
+from echokernel_protocol.channel import ALL_POSITIONS
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
-from echokernel_protocol.frames import KIND_MASK, MAX_REQUEST_ID, Flags
+from echokernel_protocol.frames import KIND_MASK, Flags
 from echokernel_protocol.maps import take_map
 from echokernel_protocol.postcard import Malformed, Truncated, take_varint
 from echokernel_protocol.streams import Prelude, StreamKind
@@ -63,7 +64,7 @@ class Flows:
         self._frame_senders: dict[int, PerFrameSender] = {}  # also those that have ended and are not taken yet
         self._receivers: dict[int, StreamReceiver] = {}
         self._early = EarlyData(tasks, lambda: session.is_holding, self._expired)
-        self._given_up: dict[int, int] = {}  # data streams that came too early, by flow
+        self._given_up: dict[int, list[int]] = {}  # positions of data streams that came too early, by flow
         self._opened = 0  # the highest flow that was dispatched; one that is held back until on_connect returns is not
         self.slots = FrameSlots(tasks)
         self.sending: set[BufferedSender] = set()
@@ -165,7 +166,7 @@ class Flows:
         if flow_id <= self._opened:
             recv.stop(Code.CANCELLED)  # over already, or refused
         elif not self._early.hold_stream(flow_id, position, recv, rest):
-            self._give_up(flow_id, recv)
+            self._give_up(flow_id, position, recv)
         return None
 
     def take_datagram(self, flow_id: int, payload: bytes) -> Fate:
@@ -185,7 +186,7 @@ class Flows:
         return Fate.TAKEN
 
     def taken(self, flow_id: int, position: int) -> None:
-        """The program has taken the frames of a ``per_frame`` stream below ``position``, or gives them up."""
+        """The program has taken this frame of a ``per_frame`` stream; ``ALL_POSITIONS``: it wants no more of them."""
         if self._session.closed is None:
             self._channel.take_flow(flow_id, position, self._tasks.now())
             if self._channel.has_data:
@@ -196,22 +197,22 @@ class Flows:
     def _expired(self, flow_id: int, streams: Streams, datagrams: int) -> None:
         self._session._datagrams.dropped += datagrams
         try:
-            for _, recv, _ in streams:
-                self._give_up(flow_id, recv)
+            for position, recv, _ in streams:
+                self._give_up(flow_id, position, recv)
         except ProtocolViolation as violation:
             self._session._violated(violation)
 
-    def _give_up(self, flow_id: int, recv: RecvStream) -> None:
+    def _give_up(self, flow_id: int, position: int, recv: RecvStream) -> None:
         recv.stop(Code.UNAVAILABLE)
-        if len(self._given_up) >= MAX_DROPPED and flow_id not in self._given_up:
+        if sum(map(len, self._given_up.values())) >= MAX_DROPPED:
             raise ProtocolViolation(
-                f"data of more than {MAX_DROPPED} streams that were never opened", code=Code.LIMIT_EXCEEDED
+                f"more than {MAX_DROPPED:,} data streams of streams that were never opened", code=Code.LIMIT_EXCEEDED
             )
-        self._given_up[flow_id] = self._given_up.get(flow_id, 0) + 1
+        self._given_up.setdefault(flow_id, []).append(position)
 
     def _open_receiver(self, flow_id: int, method: str, entries: dict[str, str]) -> None:
         streams, frames = self._early.take(flow_id)
-        given_up = self._given_up.pop(flow_id, 0)
+        given_up = self._given_up.pop(flow_id, [])
         handler = self._handlers.get(method)
         limit = self._session.limits.max_streams
         receiver = None
@@ -227,7 +228,7 @@ class Flows:
             self._channel.stop_flow(flow_id, refusal)
             self._link.wake()
             if entries.get(DELIVERY_KEY) == "per_frame":
-                self.taken(flow_id, MAX_REQUEST_ID)  # its END may have crossed the refusal
+                self.taken(flow_id, ALL_POSITIONS)  # its END may have crossed the refusal
             return
         self._receivers[flow_id] = receiver
         for position, recv, rest in streams:
@@ -245,7 +246,7 @@ class Flows:
         inherited.metadata.set(None)  # nor is this what the next message inherits
 
     def _make_receiver(
-        self, flow_id: int, method: str, entries: dict[str, str], given_up: int
+        self, flow_id: int, method: str, entries: dict[str, str], given_up: list[int]
     ) -> tuple[StreamReceiver | None, ErrorInfo]:
         """Return a receiver for what the open frame says, or why there is none."""
         delivery = entries.get(DELIVERY_KEY, "reliable")
