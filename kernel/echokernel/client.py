@@ -10,6 +10,7 @@ import anyio
 
 from echokernel.addresses import Address, parse_address
 from echokernel.context import ClientContext
+from echokernel.engine.flow_options import BUFFER_FRAMES
 from echokernel.engine.hello import dial_session
 from echokernel.engine.node import Callback, Node
 from echokernel.errors import InvalidArgument
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from echokernel.discovery import Discovery
-    from echokernel.flows import StreamSender
+    from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.middleware import Middleware
     from echokernel.serializer import Serializer
     from echokernel.session import Session
@@ -266,14 +267,40 @@ class EchoClient(HandlerOwner):
         )
 
     def emit(
-        self, event: str, value: Any = None, *, metadata: Mapping[str, str] | None = None
+        self,
+        event: str,
+        value: Any = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        reliable: bool = True,
+        fallback: bool = False,
     ) -> Coroutine[Any, Any, None]:
         """Send an event to the server; see :meth:`Session.emit`."""
-        return self.session.emit(event, value, metadata=metadata)
+        return self.session.emit(event, value, metadata=metadata, reliable=reliable, fallback=fallback)
 
-    async def create_stream(self, name: str) -> StreamSender:
+    @property
+    def max_datagram(self) -> int:
+        """Bytes that fit in one datagram as of now; 0: this connection has none. See :meth:`Session.max_datagram`."""
+        return self.session.max_datagram
+
+    def datagram_size(self, event: str, value: Any = None) -> int:
+        """Return the bytes that an event takes as a datagram; see :meth:`Session.datagram_size`."""
+        return self.session.datagram_size(event, value)
+
+    async def create_stream(
+        self,
+        name: str,
+        *,
+        delivery: Delivery = "reliable",
+        max_age: float | None = None,
+        on_full: OnFull = "wait",
+        buffer: int = BUFFER_FRAMES,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StreamSender:
         """Open a stream to the server; see :meth:`Session.create_stream`."""
-        return await self.session.create_stream(name)
+        return await self.session.create_stream(
+            name, delivery=delivery, max_age=max_age, on_full=on_full, buffer=buffer, metadata=metadata
+        )
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time of a round trip, in seconds."""

@@ -21,8 +21,11 @@ from echokernel.engine.backlog import Backlog, Tally
 from echokernel.engine.bodies import Bodies
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
+from echokernel.engine.datagrams import Datagrams
+from echokernel.engine.flow_options import BUFFER_FRAMES, FlowOptions
 from echokernel.engine.flow_table import Flows
 from echokernel.engine.link import Link
+from echokernel.engine.metadata import encode_metadata
 from echokernel.engine.preludes import read_prelude, refuse_stream
 from echokernel.engine.served_calls import ServedCalls
 from echokernel.engine.serving import Serving
@@ -40,7 +43,7 @@ from echokernel.tasks import open_tasks
 from echokernel_protocol.channel import Announced, Received
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
-from echokernel_protocol.frames import Flags, MessageType
+from echokernel_protocol.frames import Flags, Frame, Header, MessageType
 from echokernel_protocol.link import GoAway
 from echokernel_protocol.streams import StreamKind, UnknownKind
 
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 
     from echokernel.engine.groups import Groups
     from echokernel.engine.node import Node
-    from echokernel.flows import StreamSender
+    from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.serializer import Serializer
     from echokernel.streaming import Items, StreamingCall
     from echokernel.tasks import Future, TaskScope
@@ -184,6 +187,8 @@ class Session(Store):
     def stats(self) -> Mapping[str, int | float]:
         """Return counters: frames, open requests, what was dropped, and the transport's own."""
         channel = self._channel
+        datagrams = self._datagrams.stats()
+        transport = self._connection.stats()
         return {
             "frames_sent": channel.sent,
             "frames_received": channel.received,
@@ -194,7 +199,9 @@ class Session(Store):
             "unknown_events": self._serving.unknown_events,
             "unknown_methods": self._serving.unknown_methods,
             **self._calls.backlog.stats(),
-            **self._connection.stats(),
+            **transport,
+            **datagrams,
+            "datagrams_dropped": datagrams["datagrams_dropped"] + transport.get("datagrams_dropped", 0),
         }
 
     # --- groups ------------------------------------------------------------------------------------------------
@@ -277,23 +284,83 @@ class Session(Store):
         return self._calls.own_streams.streaming(method, value, items, sends, timeout, returns, metadata)
 
     def emit(
-        self, event: str, value: Any = None, *, metadata: Mapping[str, str] | None = None
+        self,
+        event: str,
+        value: Any = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        reliable: bool = True,
+        fallback: bool = False,
     ) -> Coroutine[Any, Any, None]:
         """Send an event. Returns once it is on its way; waits while the peer is an event window behind.
 
+        ``reliable=False`` sends it as one datagram: it may be lost, or overtake others, and never waits for the peer. It
+        has to fit in :attr:`max_datagram` (:meth:`datagram_size` tells its size); where it does not, that is an
+        InvalidArgument, or with ``fallback=True`` it is sent reliably; metadata, which does not travel in datagrams, likewise.
+
         Raises SerializationError, InvalidArgument, ConnectionClosed.
         """
+        if not reliable:
+            return self._datagrams.emit(event, value, fallback, metadata)
         return self._calls.emit(event, value, metadata)
 
-    async def create_stream(self, name: str) -> StreamSender:
+    @property
+    def max_datagram(self) -> int:
+        """Bytes that fit in one datagram as of now, our own header included; 0: this connection has no datagrams."""
+        return self._connection.max_datagram
+
+    def datagram_size(self, event: str, value: Any = None) -> int:
+        """Return the bytes that an event takes as a datagram; at most :attr:`max_datagram` of them can be sent.
+
+        Raises SerializationError, InvalidArgument for a name that is not valid.
+        """
+        return len(self._datagrams.encode(event, value))
+
+    async def create_stream(
+        self,
+        name: str,
+        *,
+        delivery: Delivery = "reliable",
+        max_age: float | None = None,
+        on_full: OnFull = "wait",
+        buffer: int = BUFFER_FRAMES,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StreamSender:
         """Open a stream to the peer's handler of that name. A refusal shows when sending.
 
-        Raises InvalidArgument for a name that is not valid, ConnectionClosed.
+        ``delivery``: ``"reliable"``, all frames in order; ``"per_frame"``, each frame by itself, so that a lost packet
+        delays one of them only, in any order; ``"datagram"``, frames that fit in one, which may be lost.
+        ``max_age``: seconds after which a frame is dropped instead of sent; with ``per_frame`` also while it is under way.
+        ``on_full``: what :meth:`StreamSender.send` does while the receiver or the network is slower: ``"wait"``,
+        ``"drop_oldest"`` or ``"drop_newest"`` of what is buffered here, or ``"error"`` (Overloaded). ``buffer``: frames (and
+        at most 1 MiB) that may wait here. Neither holds for datagrams, which leave at once; the transport drops its oldest
+        one when 256 wait. ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
+
+        Raises InvalidArgument for what is not valid and for datagrams where there are none, ConnectionClosed.
         """
-        head = self._codecs.head(name)[:-1] + b"\x00"
+        options = FlowOptions(delivery, max_age, on_full, buffer)
+        options.check(name)
+        outgoing = self._calls.outgoing
+        if outgoing is None:
+            return await self._open_flow(name, options, metadata)
+        opened: list[StreamSender] = []
+
+        async def innermost(frame: Frame) -> None:
+            opened.append(await self._open_flow(frame.header.method, options, frame.metadata))
+
+        await outgoing(innermost)(Frame(Header(MessageType.STREAM, 0, name), b"", dict(metadata or {})))
+        if not opened:
+            raise PermissionDenied(f"{name} was intercepted")
+        return opened[0]
+
+    async def _open_flow(self, name: str, options: FlowOptions, metadata: Mapping[str, str] | None) -> StreamSender:
+        entries = encode_metadata(name, metadata, options.entries())
+        head = self._codecs.head(name)[:-1] + (b"\x08" if entries else b"\x00")
         if self._calls.stopped is not None:
             raise self._calls.stopped.with_traceback(None)
-        return await self._flows.open(name, head)
+        if options.delivery == "datagram" and not self.max_datagram:
+            raise InvalidArgument(f'stream {name!r}: this connection has no datagrams; use delivery="per_frame"')
+        return await self._flows.open(name, head, options, entries)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time that a round trip to the peer's kernel takes now, in seconds. Raises RequestTimeout."""
@@ -332,8 +399,8 @@ class Session(Store):
         It looks every 5 ms, once a session; the caller bounds it.
         """
         await self._link.drain()
-        backlog = self._calls.backlog
-        while (self._bodies.sending or backlog.queue is not None) and self.closed is None:  # noqa: ASYNC110 - see above
+        backlog, bodies, flows = self._calls.backlog, self._bodies, self._flows
+        while (bodies.sending or flows.sending or backlog.queue is not None) and self.closed is None:  # noqa: ASYNC110
             await anyio.sleep(0.005)
 
     # --- the life of a session ---------------------------------------------------------------------------------
@@ -361,7 +428,8 @@ class Session(Store):
             methods = self._node.methods.bind(self._codecs.serializers[1:])
             self._serving = Serving(self, link, self._bodies, methods, self._node.middleware, self.peer, tasks)
             self._served = ServedCalls(self, link, methods, self._node.middleware, tasks)
-            self._flows = Flows(self, link, methods.streams, tasks)
+            self._flows = Flows(self, link, methods.streams, tasks, self._node.middleware)
+            self._datagrams = Datagrams(self._connection, self._codecs, self._calls, self._serving, self._flows)
             tasks.start(link.pump, name="session pump")
             tasks.start(self._accept_uni, name="session streams")
             tasks.start(self._accept_bi, name="session calls")
@@ -447,6 +515,8 @@ class Session(Store):
             raise ProtocolViolation("answers are not read while more is asked", code=Code.LIMIT_EXCEEDED)
         if channel.has_data:
             self._link.wake()
+        if channel.positions:
+            self._flows.on_positions(channel.take_positions())
         for number in channel.take_pongs():
             future = self._pings.get(number)
             if future is not None and not future.done():
@@ -510,6 +580,8 @@ class Session(Store):
             if not future.done():
                 future.set_result(None)
         self._until_connected.clear()
+        if self._connection.max_datagram:  # they wait in the transport until now
+            self._tasks.start(self._datagrams.run, name="session datagrams")
 
     async def _tell_disconnected(self) -> None:
         inherited.deadline.set(None)  # the last request's is over
@@ -594,12 +666,14 @@ class Session(Store):
 
     async def _take_stream(self, recv: RecvStream) -> None:
         """Read a new stream's prelude and hand it on; one that is not understood is refused alone."""
+        rest_of_it: Coroutine[Any, Any, None] | None = None
         try:
             prelude, rest = await read_prelude(recv)
             if prelude.kind is StreamKind.BODY:
                 self._bodies.arrived(prelude.numbers[0], recv, rest)
             elif prelude.kind is StreamKind.FLOW:
-                self._flows.take_stream(prelude.numbers[0], recv, rest)
+                flow_id, position = prelude.numbers
+                rest_of_it = self._flows.take_stream(flow_id, position, recv, rest)
             else:
                 raise ProtocolViolation(f"a {prelude.kind.name.lower()} stream where none may be")
         except (UnknownKind, TimeoutError):
@@ -609,3 +683,5 @@ class Session(Store):
             self._violated(violation)
         except ConnectionClosed:
             return
+        if rest_of_it is not None:
+            await rest_of_it

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from echokernel.engine.datagrams import drop_waiting
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -159,6 +160,7 @@ async def _answer(
     if full:
         raise Overloaded(f"this node has {node.limits.max_sessions} sessions already")
     principal = await _authenticate(authenticators, theirs.credentials, connection)
+    await drop_waiting(connection)  # sent by a stranger
     channel.accept(answer)
     await send.write(channel.data_to_send(0))
     connection.established()
