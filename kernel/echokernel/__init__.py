@@ -46,6 +46,14 @@ if TYPE_CHECKING:
     from echokernel.server import EchoServer, ServerBuilder, ServerPlugin
     from echokernel.session import Session, SessionId, SessionInfo
     from echokernel.transport import Connection, Listener, PeerIdentity, RecvStream, SendStream, Transport
+    from echokernel_protocol.describe import (
+        Description,
+        Health,
+        HealthStatus,
+        MethodDescription,
+        MethodKind,
+        PluginDescription,
+    )
     from echokernel_protocol.frames import Frame, Header, MessageType
     from echokernel_protocol.timestamped import Timestamped
 
@@ -61,6 +69,7 @@ __all__ = [
     "ConfigError",
     "Connection",
     "ConnectionClosed",
+    "Description",
     "Discovery",
     "EchoClient",
     "EchoError",
@@ -69,16 +78,21 @@ __all__ = [
     "Frame",
     "HandlerError",
     "Header",
+    "Health",
+    "HealthStatus",
     "InvalidArgument",
     "Limits",
     "Listener",
     "MessageType",
+    "MethodDescription",
+    "MethodKind",
     "MethodNotFound",
     "Middleware",
     "OutcomeUnknown",
     "Overloaded",
     "PeerIdentity",
     "PermissionDenied",
+    "PluginDescription",
     "PluginError",
     "ProtocolError",
     "ReconnectPolicy",
@@ -134,6 +148,7 @@ _MODULES = {
     "echokernel.server": "EchoServer ServerBuilder ServerPlugin",
     "echokernel.session": "Session SessionId SessionInfo",
     "echokernel.transport": "Connection Listener PeerIdentity RecvStream SendStream Transport",
+    "echokernel_protocol.describe": ("Description Health HealthStatus MethodDescription MethodKind PluginDescription"),
     "echokernel_protocol.frames": "Frame Header MessageType",
     "echokernel_protocol.timestamped": "Timestamped",
 }

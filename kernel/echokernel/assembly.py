@@ -129,7 +129,7 @@ def _build(config: Config, parts: Parts) -> EchoServer:
     from echokernel.server import EchoServer
 
     registry, node = config.registry, config.node
-    builder = EchoServer.builder().name(node.name).limits(config.limits)
+    builder = EchoServer.builder().name(node.name).limits(config.limits).describe(node.describe)
     for listen, transport, authenticators in parts.listeners:
         builder.listen(listen.address, transport, authenticators=authenticators, allow_anonymous=listen.allow_anonymous)
     for name in node.serializers or registry.serializers:
@@ -154,7 +154,9 @@ def _build(config: Config, parts: Parts) -> EchoServer:
     if config.connect:
         names = ", ".join(f"[connect.{name}]" for name in config.connect)
         logger.warning("%s: checked, and not used by a server", names)
-    return builder.build()
+    server = builder.build()
+    server._node.about.plugins = config.registry.plugins
+    return server
 
 
 def _add(builder: Any, handler: Any) -> None:

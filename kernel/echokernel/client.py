@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from echokernel.session import Session
     from echokernel.tasks import TaskScope
     from echokernel.transport import Transport
+    from echokernel_protocol.describe import Description, Health
 
 logger = logging.getLogger("echokernel.client")
 
@@ -66,6 +67,11 @@ class ClientBuilder:
     def name(self, name: str) -> ClientBuilder:
         """The node's name, which the peer sees."""
         self._node.name = name
+        return self
+
+    def describe(self, allowed: bool) -> ClientBuilder:
+        """Whether the server may ask for this node's methods, plugins and versions; by default it may."""
+        self._node.about.describes = allowed
         return self
 
     def transport(self, transport: Transport) -> ClientBuilder:
@@ -156,6 +162,7 @@ class ClientBuilder:
 
             scheme = where.scheme if self._transport is None else None
             registry = load_for_library(scheme, self._plugins, need_serializer=not self._serializers)
+            node.about.plugins = registry.plugins
             for entry in registry.handlers:
                 self.add_handler(entry.value)
             if not self._serializers:
@@ -253,6 +260,14 @@ class EchoClient:
     async def create_stream(self, name: str) -> StreamSender:
         """Open a stream to the server; see :meth:`Session.create_stream`."""
         return await self.session.create_stream(name)
+
+    async def describe(self, *methods: str, schemas: bool = True, timeout: float | None = None) -> Description:
+        """Ask the server what it can do; see :meth:`Session.describe`."""
+        return await self.session.describe(*methods, schemas=schemas, timeout=timeout)
+
+    async def health(self, timeout: float | None = None) -> Health:
+        """Ask the server how it is; see :meth:`Session.health`."""
+        return await self.session.health(timeout)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time of a round trip, in seconds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,10 @@ class MethodTable:
 
     def __len__(self) -> int:
         return len(self._handlers)
+
+    def __iter__(self) -> Iterator[tuple[Kind, str, Any]]:
+        """Yield kind, name and handler of each."""
+        return iter([(kind, name, handler) for (kind, name), handler in self._handlers.items()])
 
     def names(self, kind: Kind) -> list[str]:
         """Return the names of one kind, sorted."""

@@ -54,6 +54,8 @@ class NodeSettings(Settings):
     """Names in order of preference; empty: all that the plugins register, in the order of ``plugins``."""
     middleware: list[str] = []
     """Names of ``[middleware.NAME]``, or of registered middleware that needs no settings; outermost first."""
+    describe: bool = True
+    """Answer peers that ask for the node's methods, plugins and versions, as ``echokernel describe`` does."""
 
 
 class ListenSettings(Settings):

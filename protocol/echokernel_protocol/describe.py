@@ -163,9 +163,7 @@ class Description:
         reader = _Reader(payload, "a $describe answer")
         node, version, runtime = reader.text(), reader.text(), reader.text()
         serializers = reader.sequence(take_str, 1)
-        plugins = tuple(
-            PluginDescription(reader.text(), reader.text(), reader.text()) for _ in range(reader.count(3))
-        )
+        plugins = tuple(PluginDescription(reader.text(), reader.text(), reader.text()) for _ in range(reader.count(3)))
         methods = tuple(reader.method() for _ in range(reader.count(8)))
         reader.end()
         if len({(method.kind, method.name) for method in methods}) != len(methods):

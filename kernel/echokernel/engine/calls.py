@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from echokernel.engine.codecs import Ready
 from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.inherited import deadline as inherited_deadline
 from echokernel.errors import (
@@ -147,6 +148,11 @@ class Calls:
                 raise error_from_code(info.code, info.message, info.details) from None
             decode = codecs.decoder(returns, flags)
         return decode(answer)
+
+    async def request_raw(self, method: str, payload: bytes, timeout: float | None) -> bytes:
+        """Ask the kernel of the peer: send ``payload`` as it is, in slot 0, and return the answer's. Harmless when repeated."""
+        answer: bytes = await self.request(method, Ready(payload), timeout, bytes, True)
+        return answer
 
     def _sweep(self) -> None:
         """Requests with the default deadline expire in the order in which they were made: one timer is enough."""

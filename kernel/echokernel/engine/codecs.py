@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 REMEMBERED = 1024  # methods and types; a program that invents more of them pays each time instead of filling memory
 
-__all__ = ["Codecs"]
+__all__ = ["Codecs", "Ready"]
+
+
+class Ready(bytes):
+    """A payload of the kernel's own, which no serializer has to make."""
+
+    __slots__ = ()
 
 
 class Codecs:
@@ -28,7 +34,7 @@ class Codecs:
         """The slot of this end's own messages: the first serializer that both ends have."""
         self.heads: dict[str, bytes] = {}
         """The second half of a frame's header, by method."""
-        self.encoders: dict[type, Callable[[Any], bytes]] = {}
+        self.encoders: dict[type, Callable[[Any], bytes]] = {Ready: bytes}
         self.decoders: dict[tuple[Any, int], Callable[[bytes], Any]] = {}
         """By the wanted type and the answer's flags."""
 
@@ -40,7 +46,8 @@ class Codecs:
                 check_method(method)
             except ValueError as error:
                 raise InvalidArgument(str(error)) from None
-            head = encode_method(method, self.slot << SLOT_SHIFT)
+            slot = 0 if method.startswith("$") else self.slot  # the kernel's own methods need no serializer
+            head = encode_method(method, slot << SLOT_SHIFT)
             if len(self.heads) < REMEMBERED:
                 self.heads[method] = head
         return head

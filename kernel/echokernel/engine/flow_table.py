@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from echokernel.engine import inherited
-from echokernel.errors import ConnectionClosed, EchoError, StreamStopped, error_from_code
+from echokernel.engine.taken import TakenStreams
+from echokernel.errors import ConnectionClosed, EchoError, HandlerError, StreamStopped, error_from_code
 from echokernel.flows import StreamReceiver, StreamSender
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
@@ -43,6 +44,7 @@ class Flows:
         self._tasks = tasks
         self._senders: dict[int, StreamSender] = {}
         self._receivers: dict[int, StreamReceiver] = {}
+        self.taken = TakenStreams(self._receivers, tasks)
         self._early: dict[int, tuple[RecvStream, bytes]] = {}
         self._dropped: set[int] = set()  # flows whose data came so early that it was given up
         self._opened = 0  # the highest flow that was dispatched; one that is held back until on_connect returns is not
@@ -146,19 +148,23 @@ class Flows:
             return
         if early is not None:
             early[0].stop(refusal.code)
+        self.taken.ended(flow_id, error_from_code(refusal.code, f"stream {method!r} was refused: {refusal.message}"))
         self._channel.stop_flow(flow_id, refusal)
         self._link.wake()
 
     async def _serve(self, handler: Callable[..., Any], receiver: StreamReceiver) -> None:
+        failure: EchoError | None = None
         try:
             await handler(self._session, receiver)
         except ConnectionClosed:
             logger.debug("stream %s: it ended early", receiver.name)
         except Exception as error:
             logger.error("stream %s: the handler failed: %s", receiver.name, type(error).__name__, exc_info=error)
+            failure = HandlerError(f"stream {receiver.name!r}: its handler failed: {type(error).__name__}")
         finally:
             receiver._close()
             self._receivers.pop(receiver.id, None)
+            self.taken.ended(receiver.id, failure or receiver.taken)
 
     def stop(self, flow_id: int) -> None:
         """We want no more of a stream of the peer's."""

@@ -13,6 +13,7 @@ from echokernel.engine.calls import TIMER_GRAIN
 from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.failures import describe_failure
 from echokernel.errors import ConnectionClosed, InvalidArgument
+from echokernel.introspection import KERNEL_METHODS
 from echokernel.middleware import compose
 from echokernel_protocol.channel import Announced
 from echokernel_protocol.codes import Code
@@ -103,7 +104,7 @@ class Serving:
         timeout = default = self._default_timeout
         if flags & _METADATA:
             payload, timeout = self._undress(payload, timeout)
-        runners = self._rpcs.get(method)
+        runners = self._rpcs.get(method) or KERNEL_METHODS.get(method)
         slot = (flags & SLOT_MASK) >> SLOT_SHIFT
         if runners is None or slot >= len(runners):
             self._refuse(request_id, method, slot, payload, known=runners is not None)
@@ -243,7 +244,7 @@ class Serving:
             if queue is not None:
                 await queue.runners[header.slot](self._session, frame.payload)
             return None
-        runners = self._rpcs.get(header.method)
+        runners = self._rpcs.get(header.method) or KERNEL_METHODS.get(header.method)
         if runners is None:
             raise InvalidArgument(f"middleware changed the method to {header.method!r}, which does not exist")
         payload = await runners[header.slot](self._session, frame.payload)
