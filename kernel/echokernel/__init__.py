@@ -49,6 +49,14 @@ if TYPE_CHECKING:
     from echokernel.session import Session, SessionId, SessionInfo
     from echokernel.streaming import StreamingCall
     from echokernel.transport import Connection, Listener, PeerIdentity, RecvStream, SendStream, Transport
+    from echokernel_protocol.describe import (
+        Description,
+        Health,
+        HealthStatus,
+        MethodDescription,
+        MethodKind,
+        PluginDescription,
+    )
     from echokernel_protocol.frames import Frame, Header, MessageType
     from echokernel_protocol.timestamped import Timestamped
 
@@ -65,6 +73,7 @@ __all__ = [
     "ConfigError",
     "Connection",
     "ConnectionClosed",
+    "Description",
     "Discovery",
     "EchoClient",
     "EchoError",
@@ -73,16 +82,21 @@ __all__ = [
     "Frame",
     "HandlerError",
     "Header",
+    "Health",
+    "HealthStatus",
     "InvalidArgument",
     "Limits",
     "Listener",
     "MessageType",
+    "MethodDescription",
+    "MethodKind",
     "MethodNotFound",
     "Middleware",
     "OutcomeUnknown",
     "Overloaded",
     "PeerIdentity",
     "PermissionDenied",
+    "PluginDescription",
     "PluginError",
     "ProtocolError",
     "ReconnectPolicy",
@@ -144,6 +158,7 @@ _MODULES = {
     "echokernel.session": "Session SessionId SessionInfo",
     "echokernel.streaming": "StreamingCall",
     "echokernel.transport": "Connection Listener PeerIdentity RecvStream SendStream Transport",
+    "echokernel_protocol.describe": ("Description Health HealthStatus MethodDescription MethodKind PluginDescription"),
     "echokernel_protocol.frames": "Frame Header MessageType",
     "echokernel_protocol.timestamped": "Timestamped",
 }

@@ -129,7 +129,7 @@ def _build(config: Config, parts: Parts) -> EchoServer:
     from echokernel.server import EchoServer
 
     registry, node = config.registry, config.node
-    builder = EchoServer.builder().name(node.name).limits(config.limits)
+    builder = EchoServer.builder().name(node.name).limits(config.limits).describe(node.describe)
     if node.tracebacks:
         logger.warning("node.tracebacks is on: callers see paths and source lines of handlers that fail")
         builder.tracebacks()
@@ -159,7 +159,9 @@ def _build(config: Config, parts: Parts) -> EchoServer:
     if config.connect:
         names = ", ".join(f"[connect.{name}]" for name in config.connect)
         logger.warning("%s: checked, and not used by a server", names)
-    return builder.build()
+    server = builder.build()
+    server._node.about.plugins = config.registry.plugins
+    return server
 
 
 def _add(builder: Any, handler: Any) -> None:

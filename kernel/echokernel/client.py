@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from echokernel.streaming import Items, StreamingCall
     from echokernel.tasks import TaskScope
     from echokernel.transport import Transport
+    from echokernel_protocol.describe import Description, Health
 
 logger = logging.getLogger("echokernel.client")
 
@@ -71,6 +72,11 @@ class ClientBuilder(HandlerOwner):
     def name(self, name: str) -> ClientBuilder:
         """The node's name, which the peer sees."""
         self._node.name = name
+        return self
+
+    def describe(self, allowed: bool) -> ClientBuilder:
+        """Whether the server may ask for this node's methods, plugins and versions; by default it may."""
+        self._node.about.describes = allowed
         return self
 
     def transport(self, transport: Transport) -> ClientBuilder:
@@ -146,6 +152,7 @@ class ClientBuilder(HandlerOwner):
 
             scheme = where.scheme if self._transport is None else None
             registry = load_for_library(scheme, self._plugins, need_serializer=not self._serializers)
+            node.about.plugins = registry.plugins
             for entry in registry.handlers:
                 self.add_handler(entry.value)
             if not self._serializers:
@@ -301,6 +308,14 @@ class EchoClient(HandlerOwner):
         return await self.session.create_stream(
             name, delivery=delivery, max_age=max_age, on_full=on_full, buffer=buffer, metadata=metadata
         )
+
+    async def describe(self, *methods: str, schemas: bool = True, timeout: float | None = None) -> Description:
+        """Ask the server what it can do; see :meth:`Session.describe`."""
+        return await self.session.describe(*methods, schemas=schemas, timeout=timeout)
+
+    async def health(self, timeout: float | None = None) -> Health:
+        """Ask the server how it is; see :meth:`Session.health`."""
+        return await self.session.health(timeout)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time of a round trip, in seconds."""

@@ -144,6 +144,22 @@ class StreamSender:
         self._flows.end(self.id, self._sent)
         await self._carrier.finish()
 
+    async def wait_taken(self, timeout: float | None = None) -> int:
+        """Wait until the peer's handler of this stream has ended, and return how many frames it took.
+
+        After :meth:`finish`, a number equal to :attr:`sent` says that all of them were taken. ``timeout``: seconds, 0
+        for no deadline, None for the node's default. Raises what the stream was refused with, HandlerError when its
+        handler failed, RequestTimeout, ConnectionClosed, MethodNotFound from a peer that keeps no count.
+        """
+        from echokernel.introspection import ask_taken
+
+        return await ask_taken(self._session, self.id, timeout)
+
+    @property
+    def sent(self) -> int:
+        """How many frames were sent."""
+        return self._sent
+
     def abort(self, code: int = Code.CANCELLED, message: str = "the sender gave up") -> None:
         """End early: the receiver gets an error instead of the end. Nothing happens once the stream is finished."""
         if not self._finished and self._error is None:
@@ -247,6 +263,11 @@ class StreamReceiver:
             else:
                 self._data_ended = True
         return self._ready.pop()
+
+    @property
+    def taken(self) -> int:
+        """How many frames :meth:`recv` has returned."""
+        return self._received - len(self._ready)
 
     def stats(self) -> Mapping[str, int]:
         """Return counters of frames: ``received``, ``lost``, ``reordered`` (came after a later one), ``duplicate`` (came

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -77,6 +78,11 @@ class ServerBuilder(HandlerOwner):
     def name(self, name: str) -> ServerBuilder:
         """The node's name, which peers see."""
         self._node.name = name
+        return self
+
+    def describe(self, allowed: bool) -> ServerBuilder:
+        """Whether peers may ask for this node's methods, plugins and versions; by default they may."""
+        self._node.about.describes = allowed
         return self
 
     def bind(self, address: str | Address | tuple[str, int]) -> ServerBuilder:
@@ -190,6 +196,7 @@ class ServerBuilder(HandlerOwner):
             registry = load_for_library(
                 missing[0] if missing else None, self._plugins, need_serializer=not self._serializers
             )
+            node.about.plugins = registry.plugins
             for entry in registry.handlers:
                 self.add_handler(entry.value)
         if registry is not None and not self._serializers:
@@ -312,6 +319,7 @@ class EchoServer(HandlerOwner):
             await self._tasks.__aexit__(None, None, None)  # shielded and bounded by itself
 
     async def _start(self, tasks: TaskScope) -> None:
+        self._node.about.started = time.monotonic()
         for binding in self._bindings:
             assert binding.transport is not None
             if binding.allow_anonymous and not binding.address.is_loopback:
@@ -371,7 +379,7 @@ class EchoServer(HandlerOwner):
         if self._stop_called:
             await self._stopped.wait()
             return
-        self._stop_called = True
+        self._stop_called = self._node.about.draining = True
         try:
             for listener in self._listeners:
                 await listener.close()

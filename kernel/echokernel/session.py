@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NewType
 
 import anyio
 
+from echokernel import introspection
 from echokernel.context import ClientContext, ServerContext, Store
 from echokernel.engine import inherited
 from echokernel.engine.backlog import Backlog, Tally
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from echokernel.tasks import Future, TaskScope
     from echokernel.transport import Connection, PeerIdentity, RecvStream, SendStream
     from echokernel_protocol.channel import Channel
+    from echokernel_protocol.describe import Description, Health
     from echokernel_protocol.hello import Hello
 
 SessionId = NewType("SessionId", int)
@@ -361,6 +363,18 @@ class Session(Store):
         if options.delivery == "datagram" and not self.max_datagram:
             raise InvalidArgument(f'stream {name!r}: this connection has no datagrams; use delivery="per_frame"')
         return await self._flows.open(name, head, options, entries)
+
+    async def describe(self, *methods: str, schemas: bool = True, timeout: float | None = None) -> Description:
+        """Ask the peer for its methods, plugins and versions; ``methods``: only for those with these names.
+
+        ``schemas``: with the JSON Schemas, which are most of the answer. Raises PermissionDenied where the peer does not
+        want to be described, MethodNotFound from one that cannot, Overloaded where the answer would be too large.
+        """
+        return await introspection.ask_description(self, methods, schemas=schemas, timeout=timeout)
+
+    async def health(self, timeout: float | None = None) -> Health:
+        """Ask the peer whether it takes new work, since when it runs, and how busy it is. Raises as :meth:`request`."""
+        return await introspection.ask_health(self, timeout)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time that a round trip to the peer's kernel takes now, in seconds. Raises RequestTimeout."""

@@ -59,6 +59,8 @@ class NodeSettings(Settings):
     """Send the tracebacks of handlers that fail to their callers, who learn paths and names of variables; for development."""
     broadcast: dict[str, BroadcastPolicy] = {}
     """What becomes of broadcasts at sessions that are behind: policies by event, ``wait`` for those that are not named."""
+    describe: bool = True
+    """Answer peers that ask for the node's methods, plugins and versions, as ``echokernel describe`` does."""
 
 
 class ListenSettings(Settings):

@@ -9,6 +9,14 @@ import pytest
 
 from echokernel_protocol.channel import HANDSHAKE, Phase
 from echokernel_protocol.codes import Code
+from echokernel_protocol.describe import (
+    DescribeRequest,
+    Description,
+    Health,
+    MethodDescription,
+    MethodKind,
+    PluginDescription,
+)
 from echokernel_protocol.errors import ErrorInfo
 from echokernel_protocol.frames import LEGAL, Flags, Frame, Header, MessageType, encode_frame_on_stream
 from echokernel_protocol.link import Ack
@@ -61,6 +69,27 @@ EXAMPLES: dict[str, list[bytes]] = {
     ],
     "ack": [Frame(Header(MessageType.EVENT, 0, "$ack", 0), Ack(12, 8_388_608).encode()).encode()],
     "ping": [Frame(Header(MessageType.REQUEST, 0, "$ping", 0), b"\x05").encode()],
+    "describe": [DescribeRequest(("math.add",)).encode()],
+    "description": [
+        Description(
+            node="quick",
+            version="0.1.0",
+            runtime="Python 3.11.7",
+            serializers=("msgpack",),
+            plugins=(PluginDescription("quic", "echokernel-quic", "0.1.0"),),
+            methods=(
+                MethodDescription(
+                    kind=MethodKind.RPC,
+                    name="math.add",
+                    signature="(a: int) -> int",
+                    doc="Add.",
+                    parameters='{"type":"integer"}',
+                    result='{"type":"integer"}',
+                ),
+            ),
+        ).encode()
+    ],
+    "health": [Health(uptime_ms=90_061, sessions=3, open_requests=1).encode()],
 }
 
 

@@ -237,6 +237,13 @@ class Calls:
 
     # --- deadlines and failures --------------------------------------------------------------------------------
 
+    async def request_raw(self, method: str, payload: bytes, timeout: float | None) -> bytes:
+        """Ask the kernel of the peer: send ``payload`` as it is, in slot 0, and return the answer's. Harmless when repeated."""
+        flags, answer = await self._exchange(method, self._codecs.head(method), payload, timeout, True, None)
+        if flags & _ERROR:
+            raise self.error_from(answer)
+        return answer
+
     def _sweep(self) -> None:
         """Requests with the default deadline expire in the order in which they were made: one timer is enough."""
         self._next_sweep = None

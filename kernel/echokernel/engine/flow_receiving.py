@@ -81,6 +81,10 @@ class LooseReceiver(StreamReceiver):
         """Whether something is here that is not in the queue yet."""
         return False
 
+    @property
+    def taken(self) -> int:
+        return self._received - len(self._queue)
+
     def stats(self) -> Mapping[str, int]:
         expected = self._span if self._total is None else self._total
         return {

@@ -13,9 +13,11 @@ from echokernel.engine.flow_options import DELIVERY_KEY, MAX_AGE_KEY, FlowOption
 from echokernel.engine.flow_receiving import DatagramReceiver, PerFrameReceiver
 from echokernel.engine.flow_sending import BufferedSender, DatagramSender, PerFrameSender, ReliableSender
 from echokernel.engine.flow_slots import FrameSlots
+from echokernel.engine.taken import TakenStreams
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
+    HandlerError,
     MethodNotFound,
     Overloaded,
     PermissionDenied,
@@ -79,6 +81,7 @@ class Flows:
         self._senders: dict[int, StreamSender] = {}
         self._frame_senders: dict[int, PerFrameSender] = {}  # also those that have ended and are not taken yet
         self._receivers: dict[int, StreamReceiver] = {}
+        self.taken_streams = TakenStreams(self._receivers, tasks)
         self._early = EarlyData(tasks, lambda: session.is_holding, self._expired)
         self._given_up: dict[int, list[int]] = {}  # positions of data streams that came too early, by flow
         self._opened = 0  # the highest flow that was dispatched; one that is held back until on_connect returns is not
@@ -242,6 +245,7 @@ class Flows:
             for _, recv, _ in streams:
                 recv.stop(refusal.code)
             self._channel.stop_flow(flow_id, refusal)
+            self.taken_streams.ended(flow_id, _refused(method, refusal))
             self._link.wake()
             if entries.get(DELIVERY_KEY) == "per_frame":
                 self.taken(flow_id, ALL_POSITIONS)  # its END may have crossed the refusal
@@ -287,6 +291,7 @@ class Flows:
         return StreamReceiver(session, self, method, flow_id, metadata), _NO_REFUSAL
 
     async def _serve(self, handler: Callable[..., Any], receiver: StreamReceiver) -> None:
+        failure: EchoError | None = None
         try:
             if self._middleware:
                 await self._serve_through(receiver)
@@ -294,11 +299,15 @@ class Flows:
                 await handler(self._session, receiver)
         except ConnectionClosed:
             logger.debug("stream %s: it ended early", receiver.name)
+        except _NeverBegan as refusal:
+            failure = refusal.error
         except Exception as error:
             logger.error("stream %s: the handler failed: %s", receiver.name, type(error).__name__, exc_info=error)
+            failure = HandlerError(f"stream {receiver.name!r}: its handler failed: {type(error).__name__}")
         finally:
             receiver._close()
             self._receivers.pop(receiver.id, None)
+            self.taken_streams.ended(receiver.id, failure or receiver.taken)
 
     async def _serve_through(self, receiver: StreamReceiver) -> None:
         """Serve a stream inside the middleware; one that does not reach its handler is refused."""
@@ -322,8 +331,10 @@ class Flows:
                 raise
             refusal = error
         if not began:
-            self._channel.stop_flow(receiver.id, ErrorInfo(refusal.code, refusal.message))
+            info = ErrorInfo(refusal.code, refusal.message)
+            self._channel.stop_flow(receiver.id, info)
             self._link.wake()
+            raise _NeverBegan(_refused(receiver.name, info))
 
     def stop(self, flow_id: int) -> None:
         """We want no more of a stream of the peer's."""
@@ -342,6 +353,18 @@ class Flows:
 
 async def _run(coroutine: Coroutine[Any, Any, None]) -> None:
     await coroutine
+
+
+class _NeverBegan(Exception):
+    """Middleware kept a stream from its handler."""
+
+    def __init__(self, error: EchoError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _refused(name: str, refusal: ErrorInfo) -> EchoError:
+    return error_from_code(refusal.code, f"stream {name!r} was refused: {refusal.message}", refusal.details)
 
 
 def _frame_count(payload: Any) -> int:

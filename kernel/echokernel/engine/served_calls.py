@@ -23,6 +23,7 @@ from echokernel.errors import (
     StreamReset,
     StreamStopped,
 )
+from echokernel.introspection import KERNEL_METHODS
 from echokernel.middleware import compose
 from echokernel_protocol.calls import CallFrame, CallReader, encode_call_frame
 from echokernel_protocol.codes import Code
@@ -231,7 +232,7 @@ class ServedCall:
         """Run the handler; return its one answer, or None when it has sent its answers itself."""
         methods, session = self._owner.methods, self._owner.session
         slot = self._head[1] >> SLOT_SHIFT
-        runners = methods.rpcs.get(method)
+        runners = methods.rpcs.get(method) or KERNEL_METHODS.get(method)
         streaming = methods.streaming.get(method)
         if runners is None and streaming is None:
             raise MethodNotFound(f"no method {method!r} here")

@@ -14,6 +14,7 @@ from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.failures import describe_failure
 from echokernel.engine.metadata import take_timeout
 from echokernel.errors import ConnectionClosed, InvalidArgument, PermissionDenied
+from echokernel.introspection import KERNEL_METHODS
 from echokernel.middleware import compose
 from echokernel_protocol.channel import Announced
 from echokernel_protocol.codes import Code
@@ -112,7 +113,7 @@ class Serving:
         if flags & _METADATA:
             payload, metadata = _undress(payload)
             timeout = take_timeout(metadata, timeout)
-        runners = self._rpcs.get(method)
+        runners = self._rpcs.get(method) or KERNEL_METHODS.get(method)
         slot = (flags & SLOT_MASK) >> SLOT_SHIFT
         if runners is None or slot >= len(runners):
             self._refuse(request_id, method, slot, payload, known=runners is not None)
@@ -247,7 +248,7 @@ class Serving:
             if handlers is not None:
                 await handlers[header.slot](self._session, frame.payload)
             return None
-        runners = self._rpcs.get(header.method)
+        runners = self._rpcs.get(header.method) or KERNEL_METHODS.get(header.method)
         if runners is None:
             raise InvalidArgument(f"middleware changed the method to {header.method!r}, which does not exist")
         payload = await runners[header.slot](self._session, frame.payload)
