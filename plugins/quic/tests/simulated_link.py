@@ -1,8 +1,8 @@
 """A bottleneck in virtual time, and senders on it that run aioquic's own loss recovery and the congestion control.
 
 A :class:`Flow` is everything of a QUIC sender but streams and encryption: the packets are real ``QuicSentPacket``, the
-recovery (loss detection, RTT, pacer, congestion control) is the connection's own class. Nothing sleeps; a run is the
-same every time.
+recovery (loss detection, RTT, pacer, congestion control) is the connection's own class. An :class:`EnginePair` is two
+whole connections, ten times slower. Nothing sleeps; a run is the same every time.
 """
 
 from __future__ import annotations
@@ -14,12 +14,18 @@ from collections.abc import Callable
 from typing import Any
 
 from aioquic import tls
+from aioquic.quic.events import StreamDataReceived
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicSentPacket
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
 
-from echokernel_quic.congestion import make_pacer
+from echokernel_quic.config import CongestionControl, QuicConfig
+from echokernel_quic.congestion import make_pacer, rate_control
+from echokernel_quic.engine import Engine
+from echokernel_quic.factory import make_engine
+from echokernel_quic.identity import self_signed_identity
+from echokernel_quic.trust import TrustPolicy
 
 SIZE = 1200  # bytes of each packet
 ACK_AFTER, ACK_DELAY = 8, 0.010  # as the engine acknowledges
@@ -90,6 +96,18 @@ class Link:
         """Return the queueing delay, in seconds, that ``share`` (0..1) of the packets after ``since`` stayed below."""
         waits = sorted(wait for when, wait in self.waits if when >= since)
         return waits[int(share * (len(waits) - 1))]
+
+
+def megabits(rate: float) -> float:
+    """Return bytes/s."""
+    return rate * 125_000
+
+
+def one_link(*, rate: float, rtt: float, queue_time: float, loss: float = 0.0, seed: int = 1) -> Link:
+    """``rate``: Mbit/s. ``queue_time``: seconds that a full queue takes to leave."""
+    bytes_per_second = megabits(rate)
+    queue = bytes_per_second * queue_time
+    return Link(Clock(), rate=bytes_per_second, delay=rtt / 2, queue=queue, loss=loss, seed=seed)
 
 
 class Flow:
@@ -163,9 +181,9 @@ class Flow:
             if len(packets) < PASS:
                 break
         if pacing_at is None and not self.greedy and self.waiting <= 0 and room >= SIZE:
-            out_of_data = getattr(control, "on_out_of_data", None)
-            if out_of_data is not None:
-                out_of_data()
+            wants_to_know = rate_control(self.recovery)
+            if wants_to_know is not None:
+                wants_to_know.on_out_of_data()
         self._check()
         self._arm(pacing_at)
 
@@ -244,3 +262,85 @@ class Flow:
         self.recovery.on_ack_received(ack_rangeset=ranges, ack_delay=delay, now=self.clock.now, space=self.space)
         self._check()
         self.transmit()
+
+
+class EnginePair:
+    """A client that uploads for ever to a server that reads: two whole connections, packets and encryption included."""
+
+    CLIENT, SERVER = ("192.0.2.1", 50_000), ("192.0.2.2", 4433)
+    AHEAD = 128 * 1024  # bytes written and not acknowledged, as the connection's watermark would allow
+
+    def __init__(self, link: Link, algorithm: CongestionControl) -> None:
+        self.link, self.clock = link, link.clock
+        self.config = QuicConfig(congestion_control=algorithm)
+        self.identity = self_signed_identity()
+        self.client = make_engine(
+            self.config, policy=TrustPolicy(verify=False), server_name="localhost", reset_key=b"c", loopback=False
+        )
+        self.server: Engine | None = None
+        self.received: list[tuple[float, int]] = []
+        self._stream: Any = None
+        self._wake_at: dict[Engine, float] = {}
+        self.client.connect(self.SERVER, now=self.clock.now)
+        self._pump(self.client)
+
+    rate = Flow.rate
+
+    def _pump(self, engine: Engine) -> None:
+        now = self.clock.now
+        if engine is self.client and engine.handshake_confirmed:
+            if self._stream is None:
+                engine.establish()
+                self._stream = engine.open_stream(True)
+            missing = self.AHEAD - len(self._stream.sender._buffer)
+            if missing > self.AHEAD // 2:
+                self._stream.sender.write(bytes(missing))
+        while True:
+            for data, _ in engine.transmit(now):
+                if engine is self.client:
+                    self.link.send(len(data), self._to_server, data)
+                else:
+                    self.link.back(self._to_client, data)
+            if not engine.more_to_send:
+                break
+        at = engine.timer()
+        if at is None or engine.is_over:
+            return
+        at = max(at, now) + 1e-6
+        if at < self._wake_at.get(engine, at + 1):
+            self._wake_at[engine] = at
+            self.clock.at(at, self._wake, engine, at)
+
+    def _wake(self, engine: Engine, at: float) -> None:
+        if self._wake_at.get(engine) == at:
+            del self._wake_at[engine]
+            engine.on_timer(self.clock.now)
+            self._pump(engine)
+
+    def _to_client(self, data: bytes) -> None:
+        self.client.receive_datagram(data, self.SERVER, self.clock.now)
+        while self.client.next_event() is not None:
+            pass
+        self._pump(self.client)
+
+    def _to_server(self, data: bytes) -> None:
+        if self.server is None:
+            self.server = make_engine(
+                self.config,
+                identity=self.identity,
+                reset_key=b"s",
+                loopback=False,
+                original_destination_connection_id=data[6 : 6 + data[5]],
+            )
+        server = self.server
+        server.receive_datagram(data, self.CLIENT, self.clock.now)
+        while (event := server.next_event()) is not None:
+            if isinstance(event, StreamDataReceived):
+                if not self.received:
+                    server.establish()
+                self.received.append((self.clock.now, len(event.data)))
+                stream = server.stream(event.stream_id)
+                assert stream is not None
+                server.track(stream)
+                server.consume(stream, len(event.data))
+        self._pump(server)

@@ -20,11 +20,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum
 
-from aioquic.quic.congestion.base import QuicCongestionControl
+from aioquic.quic.congestion.base import K_INITIAL_WINDOW, QuicCongestionControl
 from aioquic.quic.packet_builder import QuicSentPacket
 
 from echokernel_quic.delivery import DeliveryMeter, Sample
-from echokernel_quic.losses import LossJudge
+from echokernel_quic.losses import QUEUE_FACTOR, QUEUE_TIME, LossJudge
 
 STARTUP_GAIN = 2 / math.log(2)  # the smallest that doubles the delivery rate every round
 PROBE_UP, PROBE_DOWN = 1.25, 0.75  # a quarter more for a round trip, then as much less: the queue goes as it came
@@ -92,6 +92,7 @@ class Bbr(QuicCongestionControl):
         self._full = False
         self._full_rate = 0.0
         self._flat_rounds = 0
+        self._limited_rounds = 0
         self._full_round = 0
         # PROBE_BW
         self._gain = STARTUP_GAIN
@@ -194,7 +195,7 @@ class Bbr(QuicCongestionControl):
         round_rtt, self._round_rtt = self._round_rtt, math.inf
         packets = lost + max(1, round(delivered / self._max_datagram_size))
         if not self._full:
-            self._judge_startup(sample, lost, packets)
+            self._judge_startup(sample, lost, packets, round_rtt)
         elif self._round <= self._full_round + SETTLE_ROUNDS:
             pass  # what is lost now was sent by STARTUP, which has learnt it
         elif self._judge.end_round(lost=lost, packets=packets, rtt=round_rtt, now=now):
@@ -204,17 +205,27 @@ class Bbr(QuicCongestionControl):
             if self.inflight_bound > self._window_for(WINDOW_GAIN):
                 self.inflight_bound = math.inf
 
-    def _judge_startup(self, sample: Sample, lost: int, packets: int) -> None:
-        if sample.limited:
-            return
+    def _judge_startup(self, sample: Sample, lost: int, packets: int, round_rtt: float) -> None:
+        """STARTUP ends when the path is full: it delivers no more, and we are not short of data or have made a queue.
+
+        When the program is what limits us, we wait with little more than it needs. Its next large message finds the
+        rate of a new connection at least, and doubles it from there.
+        """
         if self.rate >= FULL_GROWTH * self._full_rate:
-            self._full_rate, self._flat_rounds = self.rate, 0
+            self._full_rate, self._flat_rounds, self._limited_rounds = self.rate, 0, 0
+        elif sample.limited and round_rtt <= QUEUE_FACTOR * self.min_rtt + QUEUE_TIME:
+            self._limited_rounds += 1
         else:
-            self._flat_rounds += 1
+            self._flat_rounds, self._limited_rounds = self._flat_rounds + 1, 0
+        overrun = lost >= STARTUP_LOSSES and lost > STARTUP_LOSS_SHARE * packets
+        self._full = self._flat_rounds >= FULL_ROUNDS or overrun
         self._full_round = self._round
-        self._full = self._flat_rounds >= FULL_ROUNDS or (
-            lost >= STARTUP_LOSSES and lost > STARTUP_LOSS_SHARE * packets
-        )
+        self._gain = PROBE_UP if self._waits else STARTUP_GAIN
+
+    @property
+    def _waits(self) -> bool:
+        """In STARTUP, for a program that has little to send."""
+        return not self._full and self._limited_rounds >= FULL_ROUNDS
 
     def _lower_bound(self, now: float) -> None:
         in_flight = min(self._lost_at_in_flight or self.bytes_in_flight, self.inflight_bound)
@@ -271,7 +282,9 @@ class Bbr(QuicCongestionControl):
                 self.pacing_rate = STARTUP_GAIN * self.congestion_window / max(self._rtt, 0.001)
             return
         rate = self._paced(self._gain)
-        if self._full or rate > self.pacing_rate:
+        if self._waits:
+            self.pacing_rate = max(rate, K_INITIAL_WINDOW * self._max_datagram_size / max(self.min_rtt, 0.001))
+        elif self._full or rate > self.pacing_rate:
             self.pacing_rate = rate
 
     def _window_for(self, gain: float) -> float:
@@ -284,7 +297,7 @@ class Bbr(QuicCongestionControl):
 
     def _set_window(self, sample: Sample) -> None:
         window: float = self.congestion_window
-        if self._full:
+        if self._full or self._waits:
             window = min(window + sample.acked, self._window_for(WINDOW_GAIN))
         elif window < self._window_for(STARTUP_GAIN):
             window += sample.acked
