@@ -21,7 +21,10 @@ __all__ = ["ALPN", "CongestionControl", "QuicConfig", "QuicConfigBuilder"]
 
 
 class CongestionControl(Enum):
-    """How fast a sender may go. Cubic keeps fast long paths fuller; NewReno is the plainest."""
+    """How fast a sender may go. Each connection has a state of its own.
+
+    Cubic keeps fast long paths fuller; NewReno is the plainest; BBR keeps its rate on lossy paths and queues short.
+    """
 
     Cubic = "cubic"
     NewReno = "reno"
@@ -70,8 +73,6 @@ class QuicConfig:
     def checked(self) -> QuicConfig:
         """Return itself. Raises ConfigError with a line for each mistake."""
         mistakes = []
-        if self.congestion_control is CongestionControl.BBR:
-            mistakes.append("congestion_control: BBR is not available yet; use Cubic (the default) or NewReno")
         size = self.max_datagram_size
         if size is not None and not MIN_DATAGRAM_SIZE <= size <= MAX_DATAGRAM_SIZE:
             mistakes.append(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from echokernel_quic.config import MAX_DATAGRAM_SIZE, MIN_DATAGRAM_SIZE, CongestionControl, QuicConfig
 
 SELF_SIGNED = "self-signed"
+ALGORITHMS = {"cubic": CongestionControl.Cubic, "newreno": CongestionControl.NewReno, "bbr": CongestionControl.BBR}
 FINGERPRINT = r"^sha256:[A-Za-z0-9_-]{43}$"
 
 Fingerprint = Annotated[str, Field(pattern=FINGERPRINT)]
@@ -19,9 +20,10 @@ __all__ = ["ConnectSettings", "ListenSettings"]
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    congestion_control: Literal["cubic", "newreno"] = Field(
+    congestion_control: Literal["cubic", "newreno", "bbr"] = Field(
         default="cubic",
-        description="How fast a sender may go: cubic fills fast long paths better, newreno is the plainest.",
+        description="How fast a sender may go: cubic fills fast long paths better, newreno is the plainest, bbr keeps "
+        "its rate on paths that lose packets and keeps queues short.",
     )
     max_datagram_size: int | None = Field(
         default=None,
@@ -71,7 +73,7 @@ class ListenSettings(_Settings):
         values = self.model_dump(exclude={"certificate", "congestion_control"})
         return QuicConfig(
             certificate=None if self.certificate == SELF_SIGNED else self.certificate,
-            congestion_control=_algorithm(self.congestion_control),
+            congestion_control=ALGORITHMS[self.congestion_control],
             **values,
         ).checked()
 
@@ -101,10 +103,6 @@ class ConnectSettings(_Settings):
         return QuicConfig(
             fingerprints=() if pins is None else (pins,) if isinstance(pins, str) else tuple(pins),
             verify=not self.skip_cert_verification,
-            congestion_control=_algorithm(self.congestion_control),
+            congestion_control=ALGORITHMS[self.congestion_control],
             **values,
         ).checked()
-
-
-def _algorithm(name: str) -> CongestionControl:
-    return CongestionControl.Cubic if name == "cubic" else CongestionControl.NewReno
