@@ -120,7 +120,8 @@ def _check_exposure(config: Config, parts: Parts, listen: ListenConfig, transpor
         return
     message = (
         f"{listen.address} can be reached from other machines, and nothing says who may connect; set "
-        f"authenticators in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: allow_anonymous = true"
+        f"authenticators, client_ca or pins in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: "
+        "allow_anonymous = true"
     )
     parts.problems.append(config.problem("security", ("listen", listen.name, "url"), message))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -342,10 +343,9 @@ class EchoClient(HandlerOwner):
         tasks = self._tasks = open_tasks()
         await tasks.__aenter__()
         try:
-            credentials = self._credentials if isinstance(self._credentials, bytes | str) else await self._credentials()
+            credentials = await _ask(self._credentials)
             connection = await self._transport.connect(self._address, tasks)
-            raw = credentials.encode() if isinstance(credentials, str) else credentials
-            session = self._session = await dial_session(connection, self._node, raw)
+            session = self._session = await dial_session(connection, self._node, credentials)
             self.context().session = session
             opened = tasks.future()
             tasks.start(self._run, session, opened, name="session")
@@ -371,3 +371,14 @@ class EchoClient(HandlerOwner):
                 await self._over.wait()
         finally:
             await tasks.__aexit__(None, None, None)  # shielded and bounded by itself
+
+
+async def _ask(credentials: Credentials) -> bytes:
+    value: Any = credentials() if callable(credentials) else credentials
+    if inspect.isawaitable(value):
+        value = await value
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, bytes):
+        raise InvalidArgument(f"credentials: wanted bytes or a text, got a {type(value).__name__}")
+    return value

@@ -228,7 +228,8 @@ def _check_public(address: Address, transport: Transport, authenticators: Sequen
     if not allow:
         raise ConfigError(
             f"{address} can be reached from other machines, and nobody would have to say who they are; "
-            "add an authenticator, listen on 127.0.0.1, or set allow_anonymous = true"
+            "add an authenticator, have the transport ask for client certificates (client_ca, or pins), "
+            "listen on 127.0.0.1, or let everybody in with allow_anonymous"
         )
 
 
@@ -322,7 +323,8 @@ class EchoServer(HandlerOwner):
         self._node.about.started = time.monotonic()
         for binding in self._bindings:
             assert binding.transport is not None
-            if binding.allow_anonymous and not binding.address.is_loopback:
+            asked = binding.authenticators or binding.transport.authenticates_peers
+            if binding.allow_anonymous and not asked and not binding.address.is_loopback:
                 logger.warning("%s accepts peers from other machines without asking who they are", binding.address)
             listener = await binding.transport.listen(binding.address, tasks)
             self._listeners.append(listener)

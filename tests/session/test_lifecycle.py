@@ -357,8 +357,10 @@ def public() -> ServerBuilder:
 
 
 def test_a_public_address_wants_authentication() -> None:
-    with pytest.raises(ConfigError, match=r"quic://0\.0\.0\.0:4433 can be reached from other machines"):
+    with pytest.raises(ConfigError, match=r"quic://0\.0\.0\.0:4433 can be reached from other machines") as caught:
         public().build()
+    for remedy in ("authenticator", "client_ca", "pins", "127.0.0.1", "allow_anonymous"):
+        assert remedy in caught.value.message
     public().authenticator(Passwords()).build()
     public().allow_anonymous().build()
 

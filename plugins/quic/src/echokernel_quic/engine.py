@@ -25,6 +25,7 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, Qu
 from aioquic.quic.stream import QuicStream
 
 from echokernel_quic import trust
+from echokernel_quic.clients import ClientPolicy
 from echokernel_quic.congestion import make_pacer, rate_control
 from echokernel_quic.credit import CHANNEL_WINDOW_MAX, STRANGER_WINDOW, STREAM_WINDOW, Credit, StreamCredit
 from echokernel_quic.trust import CheckedContext, TrustPolicy
@@ -70,7 +71,7 @@ class Engine(PacketWriter):
         *,
         configuration: QuicConfiguration,
         reset_key: bytes,
-        policy: TrustPolicy | None,
+        policy: TrustPolicy | ClientPolicy | None,
         max_streams: int,
         loopback: bool,
         original_destination_connection_id: bytes | None = None,
