@@ -455,19 +455,19 @@ async def test_an_emit_waits_for_no_request_that_nobody_answers() -> None:
         await anyio.sleep_forever()
 
     limits = Limits(max_requests=1)
-    async with connected(
-        client=EchoClient.builder().limits(limits).add_handler(never).add_handler(listener.handler)
-    ) as n:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(3):
-                tasks.start_soon(n.session.request, "never")
-            await anyio.sleep(0.1)
-            with anyio.fail_after(1):
-                await n.session.emit("tick", [1])
-                await ticks(n, [2])
-            await anyio.sleep(0.1)
-            assert listener.numbers == [1, 2]
-            tasks.cancel_scope.cancel()
+    async with (
+        connected(client=EchoClient.builder().limits(limits).add_handler(never).add_handler(listener.handler)) as n,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(3):
+            tasks.start_soon(n.session.request, "never")
+        await anyio.sleep(0.1)
+        with anyio.fail_after(1):
+            await n.session.emit("tick", [1])
+            await ticks(n, [2])
+        await anyio.sleep(0.1)
+        assert listener.numbers == [1, 2]
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
