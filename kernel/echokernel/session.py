@@ -18,8 +18,9 @@ import anyio
 from echokernel import introspection
 from echokernel.context import ClientContext, ServerContext, Store
 from echokernel.engine import inherited
-from echokernel.engine.backlog import Backlog, Tally
+from echokernel.engine.backlog import Backlog
 from echokernel.engine.bodies import Bodies
+from echokernel.engine.broadcast import Broadcasts
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
 from echokernel.engine.datagrams import Datagrams
@@ -425,8 +426,9 @@ class Session(Store):
             self._tasks = tasks
             link = self._link = Link(self._channel, self._connection, self._send, tasks, self.limits.outbox)
             self._bodies = Bodies(self._connection, tasks, self._violated)
-            tally = self._node.context._broadcasts.tally if isinstance(self._node.context, ServerContext) else Tally()
-            backlog = Backlog(link, self._bodies, self.limits, tasks, tally, self._close_slow)
+            context = self._node.context
+            shared = context._broadcasts if isinstance(context, ServerContext) else Broadcasts()
+            backlog = Backlog(link, self._bodies, self.limits, tasks, shared.tally, shared.flushes, self._close_slow)
             self._calls = Calls(
                 link,
                 self._bodies,

@@ -95,7 +95,8 @@ class Checker:
         self.node = settings
         for key in ("handlers", "serializers", "middleware"):
             self._refuse_doubles(getattr(settings, key), (*path, key))
-        for event in settings.broadcast:
+        written = self._document.get((*path, "broadcast"))
+        for event in written if isinstance(written, dict) else ():  # also beside a policy that is wrong
             try:
                 check_event(event)
             except InvalidArgument as error:

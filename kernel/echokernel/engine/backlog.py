@@ -10,6 +10,7 @@ from echokernel.engine.waiting_events import Ready, Waiting, WaitingEvents
 
 if TYPE_CHECKING:
     from echokernel.engine.bodies import Bodies
+    from echokernel.engine.flushing import Flushes
     from echokernel.engine.link import Link
     from echokernel.limits import Limits
     from echokernel.tasks import TaskScope
@@ -60,6 +61,7 @@ class Backlog:
         "_delivered",
         "_dropped",
         "_failure",
+        "_flushes",
         "_keep",
         "_limit",
         "_link",
@@ -78,6 +80,7 @@ class Backlog:
         limits: Limits,
         tasks: TaskScope,
         tally: Tally,
+        flushes: Flushes,
         close: Callable[[str], None],
     ) -> None:
         self._link = link
@@ -88,6 +91,7 @@ class Backlog:
         self._limit = limits.broadcast_backlog
         self._keep = limits.broadcast_keep
         self._tally = tally
+        self._flushes = flushes
         self._close = close
         self._resuming = False
         self._failure: Exception | None = None
@@ -117,7 +121,6 @@ class Backlog:
         channel.emit_ready(ready.frame, ready.size)
         if ready.body is not None:
             self._bodies.send(channel.sent, ready.body)
-        self._link.wake()
 
     # --- emits -------------------------------------------------------------------------------------------------
 
@@ -129,6 +132,7 @@ class Backlog:
                 raise self._failure.with_traceback(None)
             if self.queue is None and self.may(ready.size):
                 self._put(ready)
+                self._link.wake()
                 return
         future = self._tasks.future()
         place = self._wait(Waiting(event, ready, "", future))
@@ -152,6 +156,7 @@ class Backlog:
             return False
         if self.queue is None and self.may(ready.size):
             self._put(ready)
+            self._flushes.add(self._link)
             self._delivered += 1
             self._tally.delivered += 1
             return True
@@ -251,6 +256,7 @@ class Backlog:
             queue.take()
             self._count_gone(entry)
             self._put(entry.ready)
+            self._link.wake()
             if entry.future is not None:
                 entry.future.set_result(None)
             else:

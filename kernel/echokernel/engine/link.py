@@ -38,6 +38,7 @@ class Link:
         "channel",
         "connection",
         "is_crowded",
+        "is_listed",
         "on_room",
         "on_room_once",
         "tasks",
@@ -57,6 +58,8 @@ class Link:
         self._failure: Exception | None = None
         self.is_crowded = False
         """Whether a caller has to wait in :meth:`wait_room` before it puts a counted frame in."""
+        self.is_listed = False
+        """Whether a broadcast sees to it that this link is flushed."""
         self.on_room: Callable[[], None] | None = None
         """Called when the outbox is empty again; set only while somebody wants to know."""
         self.on_room_once: Callable[[], None] | None = None
@@ -75,6 +78,12 @@ class Link:
             self.flush()
         elif put >= YIELD_AFTER or self.channel.outbox_size > self._limit:
             self.is_crowded = True
+
+    def flush_listed(self) -> None:
+        """Its turn has come among the links of a broadcast."""
+        self.is_listed = False
+        if not self._flush_due:  # else this turn ends with a flush anyway
+            self.flush()
 
     def batch(self, frames: int) -> None:
         """So many frames arrived together; about as many will be put in because of them."""
