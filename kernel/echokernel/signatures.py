@@ -32,6 +32,8 @@ def describe_handler(kind: MethodKind, name: str, handler: Any) -> MethodDescrip
     """Return how ``handler`` is called. Never raises: what cannot be said is left empty."""
     if not isinstance(handler, FunctionHandler):
         doc = inspect.cleandoc(type(handler).__doc__ or "")[:MAX_DOC]
+        if doc.startswith(f"{type(handler).__name__}("):
+            doc = ""  # what @dataclass writes, default values included
         return MethodDescription(kind=kind, name=name, doc=doc, concurrent=bool(getattr(handler, "concurrent", False)))
     function: Callable[..., Any] = handler.function
     hints = _hints(function)
@@ -174,10 +176,22 @@ def _schema(annotation: Any, mode: Literal["validation", "serialization"], names
 
 
 def _without_places(schema: Any) -> Any:
-    """Return the schema without defaults that are paths of this machine."""
-    if isinstance(schema, dict):
-        default = schema.get("default")
-        if isinstance(default, str) and (os.path.isabs(default) or "path" in json.dumps(schema.get("format", ""))):
-            schema = {key: value for key, value in schema.items() if key != "default"}
-        return {key: _without_places(value) for key, value in schema.items()}
-    return [_without_places(value) for value in schema] if isinstance(schema, list) else schema
+    """Return the schema without defaults that name places of this machine."""
+    if isinstance(schema, list):
+        return [_without_places(value) for value in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: {name: _without_places(part) for name, part in value.items()}  # names are no keywords, not even "default"
+        if key in ("properties", "$defs")
+        else _without_places(value)
+        for key, value in schema.items()
+        if key != "default" or not _names_place(value)
+    }
+
+
+def _names_place(value: Any) -> bool:
+    if isinstance(value, str):
+        return os.path.isabs(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_names_place, parts))

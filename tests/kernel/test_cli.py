@@ -296,3 +296,9 @@ def test_a_reader_that_has_seen_enough() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout == "# Hooks\n"
     assert done.stderr == ""
+
+
+def test_the_page_has_a_section_for_every_command() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+    sections = [line for line in page.splitlines() if line.startswith("## ")]
+    assert [word for word in COMMANDS if not any(f"`{word}`" in section for section in sections)] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -197,6 +198,15 @@ def test_referenced_files_and_reload_dirs(tmp_path: Path, capsys: Capture) -> No
     time.sleep(1.5)
     assert len(node.urls) == 3
     assert node.end(signal.SIGTERM) == 0
+
+
+def test_it_logs_as_the_server_does(tmp_path: Path) -> None:
+    node = Reloading(tmp_path, config=CONFIG + '[log]\nformat = "json"\n')
+    node.wait_starts(1)
+    node.write("my_helper.py", "VALUE = 2\n")
+    node.wait_starts(2)
+    assert node.end(signal.SIGINT) == 0
+    assert "changed: my_helper.py" in [json.loads(line)["message"] for line in node.err.splitlines()]
 
 
 def test_a_server_that_dies_starts_again_at_the_next_change(node: Reloading, capsys: Capture) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +284,38 @@ def test_streaming_handlers() -> None:
     assert json.loads(found.items) == {"type": "number"}
     assert json.loads(found.parameters) == {"type": "string", "title": "unit"}
     assert found.signature == "(numbers: AsyncIterator[float], unit: str) -> float"
+
+
+@dataclass
+class Recorder:
+    name: str = "recorder"
+    path: Path = Path("/home/alice/out")
+
+    async def handle(self, session: Session, payload: bytes, /) -> bytes:
+        return payload
+
+
+@dataclass
+class Options:
+    default: dict[str, Path] = field(default_factory=dict)
+    places: tuple[Path, ...] = (Path("/home/alice/a"),)
+    place: Path = Path("/home/alice/b")
+    relative: str = "a/b"
+
+
+async def configure(
+    options: Options, where: str = "/home/alice/c", depth: int = 3, low: float | None = None
+) -> None: ...
+
+
+def test_no_place_of_this_machine_is_told() -> None:
+    assert describe_handler(MethodKind.RPC, "recorder", Recorder()).doc == ""
+    found = described(configure)
+    assert found.signature == ("(options: Options, where: str = ..., depth: int = 3, low: float | None = None) -> None")
+    assert "home" not in repr(found)
+    options = json.loads(found.parameters)["$defs"]["Options"]["properties"]
+    assert list(options) == ["default", "places", "place", "relative"]
+    assert options["relative"]["default"] == "a/b"
 
 
 def test_what_has_no_schema_has_an_empty_one() -> None:

@@ -215,9 +215,11 @@ class Supervisor:
             self._discard(child)
             self._current = None
             code = _exit_code(child.process.returncode)
-            if self._stopping or not self._served:
+            if self._stopping:
                 return code
             if child.stop_at is None:
+                if not self._served:
+                    return code
                 logger.error("the server ended by itself (%s); it starts again when a file changes", _how(child))
                 self._handed_over_at = None
         if self._stopping and self._current is None:

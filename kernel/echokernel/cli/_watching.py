@@ -109,7 +109,7 @@ def python_files(directory: str | Path, *, deep: bool = True) -> list[str]:
             if deep and folder[0] != "." and folder not in _SKIPPED and not Path(place, folder, "pyvenv.cfg").exists()
         ]
         found += [os.path.join(os.path.abspath(place), file) for file in files if file.endswith(".py")]
-        if len(found) > MAX_FILES:
+        if deep and len(found) > MAX_FILES:
             raise ValueError(f"there are more than {MAX_FILES:,} Python files in {directory}; name a smaller folder")
     return found
 
