@@ -93,10 +93,9 @@ class Link:
             return
         except ConnectionClosed:
             return  # the receive loop learns it too, and ends the session
-        if channel.outbox_size:
-            if self._pump is not None and not self._pump.done():
-                self._pump.set_result(None)
-        elif self._room:
+        if channel.has_data and self._pump is not None and not self._pump.done():
+            self._pump.set_result(None)
+        if self._room and not channel.outbox_size:
             self._give_room()
         self.keep_time()
 
@@ -122,7 +121,7 @@ class Link:
     async def pump(self) -> None:
         """Go on flushing whenever the transport had no room for all. Runs as long as the session."""
         while True:
-            if not self.channel.outbox_size:
+            if not self.channel.has_data:
                 self._pump = self.tasks.future()
                 await self._pump
             try:
