@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from echokernel.client import ClientBuilder, ClientPlugin, EchoClient
     from echokernel.context import ClientContext, ServerContext
     from echokernel.discovery import Advertiser, Discovery, ServiceInfo
+    from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.errors import (
         ConfigError,
         ConnectionClosed,
@@ -39,12 +40,14 @@ if TYPE_CHECKING:
     from echokernel.handlers import EventHandler, RpcHandler, StreamHandler, event, rpc, stream
     from echokernel.hookspecs import hookimpl
     from echokernel.limits import Limits
+    from echokernel.metadata import current_metadata, time_left
     from echokernel.middleware import Middleware
     from echokernel.reconnect import ReconnectPolicy
     from echokernel.registry import Registry
     from echokernel.serializer import Codec, Serializer
     from echokernel.server import EchoServer, ServerBuilder, ServerPlugin
     from echokernel.session import Session, SessionId, SessionInfo
+    from echokernel.streaming import StreamingCall
     from echokernel.transport import Connection, Listener, PeerIdentity, RecvStream, SendStream, Transport
     from echokernel_protocol.describe import (
         Description,
@@ -62,6 +65,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Address",
     "Advertiser",
+    "BroadcastPolicy",
     "ClientBuilder",
     "ClientContext",
     "ClientPlugin",
@@ -117,14 +121,17 @@ __all__ = [
     "StreamReset",
     "StreamSender",
     "StreamStopped",
+    "StreamingCall",
     "Timestamped",
     "Transport",
     "TransportError",
     "Unauthenticated",
+    "current_metadata",
     "event",
     "hookimpl",
     "rpc",
     "stream",
+    "time_left",
 ]
 
 _MODULES = {
@@ -132,6 +139,7 @@ _MODULES = {
     "echokernel.client": "ClientBuilder ClientPlugin EchoClient",
     "echokernel.context": "ClientContext ServerContext",
     "echokernel.discovery": "Advertiser Discovery ServiceInfo",
+    "echokernel.engine.broadcast": "BroadcastPolicy",
     "echokernel.errors": (
         "ConfigError ConnectionClosed EchoError HandlerError InvalidArgument MethodNotFound OutcomeUnknown Overloaded "
         "PermissionDenied PluginError ProtocolError RequestCancelled RequestTimeout SerializationError StreamClosed "
@@ -141,12 +149,14 @@ _MODULES = {
     "echokernel.handlers": "EventHandler RpcHandler StreamHandler event rpc stream",
     "echokernel.hookspecs": "hookimpl",
     "echokernel.limits": "Limits",
+    "echokernel.metadata": "current_metadata time_left",
     "echokernel.middleware": "Middleware",
     "echokernel.reconnect": "ReconnectPolicy",
     "echokernel.registry": "Registry",
     "echokernel.serializer": "Codec Serializer",
     "echokernel.server": "EchoServer ServerBuilder ServerPlugin",
     "echokernel.session": "Session SessionId SessionInfo",
+    "echokernel.streaming": "StreamingCall",
     "echokernel.transport": "Connection Listener PeerIdentity RecvStream SendStream Transport",
     "echokernel_protocol.describe": ("Description Health HealthStatus MethodDescription MethodKind PluginDescription"),
     "echokernel_protocol.frames": "Frame Header MessageType",

@@ -120,7 +120,8 @@ def _check_exposure(config: Config, parts: Parts, listen: ListenConfig, transpor
         return
     message = (
         f"{listen.address} can be reached from other machines, and nothing says who may connect; set "
-        f"authenticators in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: allow_anonymous = true"
+        f"authenticators, client_ca or pins in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: "
+        "allow_anonymous = true"
     )
     parts.problems.append(config.problem("security", ("listen", listen.name, "url"), message))
 
@@ -130,6 +131,9 @@ def _build(config: Config, parts: Parts) -> EchoServer:
 
     registry, node = config.registry, config.node
     builder = EchoServer.builder().name(node.name).limits(config.limits).describe(node.describe)
+    if node.tracebacks:
+        logger.warning("node.tracebacks is on: callers see paths and source lines of handlers that fail")
+        builder.tracebacks()
     for listen, transport, authenticators in parts.listeners:
         builder.listen(listen.address, transport, authenticators=authenticators, allow_anonymous=listen.allow_anonymous)
     for name in node.serializers or registry.serializers:
@@ -138,6 +142,8 @@ def _build(config: Config, parts: Parts) -> EchoServer:
         builder.middleware(layer)
     for service in parts.services:
         builder.service(service)
+    for event, policy in node.broadcast.items():
+        builder.broadcast_policy(event, policy)
     problems: list[Problem] = []
     seen: set[int] = set()
     everything = [(("plugins",), entry.value) for entry in registry.handlers] + parts.handlers

@@ -126,7 +126,7 @@ async def _health(session: Session, payload: bytes) -> bytes:
 
 async def _taken(session: Session, payload: bytes) -> bytes:
     flow_id = _decoded(functools.partial(decode_number, what=f"a {TAKEN} request"), payload)
-    return encode_varint(await session._flows.taken.wait(flow_id))
+    return encode_varint(await session._flows.taken_streams.wait(flow_id))
 
 
 def _decoded(decode: Callable[[bytes], T], payload: bytes) -> T:

@@ -173,7 +173,7 @@ url = "fake://0.0.0.0:4433"
         "config.toml:4:1: error[type]: node.max_requests: Input should be a valid integer, unable to parse string as "
         "an integer",
         "config.toml:6:1: error[security]: fake://0.0.0.0:4433 can be reached from other machines, and nothing says "
-        "who may connect; set authenticators in [listen.public], listen on 127.0.0.1, or let "
+        "who may connect; set authenticators, client_ca or pins in [listen.public], listen on 127.0.0.1, or let "
         "everybody in: allow_anonymous = true",
     ]
 

@@ -388,7 +388,7 @@ async def test_it_waits_for_the_handler() -> None:
             tasks.start_soon(anyio.sleep, 0.01)
             release.set()
             assert await sender.wait_taken(0) == 2  # of 3: it did not want the last one
-        assert not nodes.session._flows.taken._waiting
+        assert not nodes.session._flows.taken_streams._waiting
 
 
 async def test_a_refused_stream_and_a_failed_handler() -> None:

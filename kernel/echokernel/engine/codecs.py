@@ -14,27 +14,23 @@ if TYPE_CHECKING:
 
 REMEMBERED = 1024  # methods and types; a program that invents more of them pays each time instead of filling memory
 
-__all__ = ["Codecs", "Ready"]
-
-
-class Ready(bytes):
-    """A payload of the kernel's own, which no serializer has to make."""
-
-    __slots__ = ()
+__all__ = ["Codecs"]
 
 
 class Codecs:
     """Serializers by slot, and what was made of them."""
 
-    __slots__ = ("decoders", "encoders", "heads", "serializers", "slot")
+    __slots__ = ("decoders", "encoders", "heads", "key", "serializers", "slot")
 
     def __init__(self, serializers: Sequence[Serializer]) -> None:
         self.serializers: tuple[Serializer, ...] = (RawSerializer(), *serializers)
         self.slot = 1 if serializers else 0
         """The slot of this end's own messages: the first serializer that both ends have."""
+        self.key = self.serializers[self.slot].name, self.slot
+        """Messages to sessions with equal keys have equal bytes."""
         self.heads: dict[str, bytes] = {}
         """The second half of a frame's header, by method."""
-        self.encoders: dict[type, Callable[[Any], bytes]] = {Ready: bytes}
+        self.encoders: dict[type, Callable[[Any], bytes]] = {}
         self.decoders: dict[tuple[Any, int], Callable[[bytes], Any]] = {}
         """By the wanted type and the answer's flags."""
 

@@ -38,6 +38,8 @@ class Node:
     on_disconnect: Sequence[Callback] = ()
     context: Any = None
     """The ServerContext or ClientContext."""
+    tracebacks: bool = False
+    """Whether peers get the tracebacks of handlers that fail."""
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
     about: About = field(default_factory=About)
 
