@@ -73,8 +73,8 @@ class MuxStream(SendStream, RecvStream):
         await self.wait_room()
         self.write_nowait(data)
 
-    async def wait_room(self) -> None:
-        while self.credit <= 0 and self.was_stopped is None:
+    async def wait_room(self, wanted: int = 1) -> None:
+        while self.credit < wanted and self.was_stopped is None:
             self.mux.check()
             await self.changed.wait()
         self.mux.check()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from echokernel.client import ClientBuilder, ClientPlugin, EchoClient
     from echokernel.context import ClientContext, ServerContext
     from echokernel.discovery import Advertiser, Discovery, ServiceInfo
+    from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.errors import (
         ConfigError,
         ConnectionClosed,
@@ -48,6 +49,14 @@ if TYPE_CHECKING:
     from echokernel.session import Session, SessionId, SessionInfo
     from echokernel.streaming import StreamingCall
     from echokernel.transport import Connection, Listener, PeerIdentity, RecvStream, SendStream, Transport
+    from echokernel_protocol.describe import (
+        Description,
+        Health,
+        HealthStatus,
+        MethodDescription,
+        MethodKind,
+        PluginDescription,
+    )
     from echokernel_protocol.frames import Frame, Header, MessageType
     from echokernel_protocol.timestamped import Timestamped
 
@@ -56,6 +65,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Address",
     "Advertiser",
+    "BroadcastPolicy",
     "ClientBuilder",
     "ClientContext",
     "ClientPlugin",
@@ -63,6 +73,7 @@ __all__ = [
     "ConfigError",
     "Connection",
     "ConnectionClosed",
+    "Description",
     "Discovery",
     "EchoClient",
     "EchoError",
@@ -71,16 +82,21 @@ __all__ = [
     "Frame",
     "HandlerError",
     "Header",
+    "Health",
+    "HealthStatus",
     "InvalidArgument",
     "Limits",
     "Listener",
     "MessageType",
+    "MethodDescription",
+    "MethodKind",
     "MethodNotFound",
     "Middleware",
     "OutcomeUnknown",
     "Overloaded",
     "PeerIdentity",
     "PermissionDenied",
+    "PluginDescription",
     "PluginError",
     "ProtocolError",
     "ReconnectPolicy",
@@ -123,6 +139,7 @@ _MODULES = {
     "echokernel.client": "ClientBuilder ClientPlugin EchoClient",
     "echokernel.context": "ClientContext ServerContext",
     "echokernel.discovery": "Advertiser Discovery ServiceInfo",
+    "echokernel.engine.broadcast": "BroadcastPolicy",
     "echokernel.errors": (
         "ConfigError ConnectionClosed EchoError HandlerError InvalidArgument MethodNotFound OutcomeUnknown Overloaded "
         "PermissionDenied PluginError ProtocolError RequestCancelled RequestTimeout SerializationError StreamClosed "
@@ -141,6 +158,7 @@ _MODULES = {
     "echokernel.session": "Session SessionId SessionInfo",
     "echokernel.streaming": "StreamingCall",
     "echokernel.transport": "Connection Listener PeerIdentity RecvStream SendStream Transport",
+    "echokernel_protocol.describe": ("Description Health HealthStatus MethodDescription MethodKind PluginDescription"),
     "echokernel_protocol.frames": "Frame Header MessageType",
     "echokernel_protocol.timestamped": "Timestamped",
 }

@@ -120,7 +120,8 @@ def _check_exposure(config: Config, parts: Parts, listen: ListenConfig, transpor
         return
     message = (
         f"{listen.address} can be reached from other machines, and nothing says who may connect; set "
-        f"authenticators in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: allow_anonymous = true"
+        f"authenticators, client_ca or pins in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: "
+        "allow_anonymous = true"
     )
     parts.problems.append(config.problem("security", ("listen", listen.name, "url"), message))
 
@@ -129,7 +130,7 @@ def _build(config: Config, parts: Parts) -> EchoServer:
     from echokernel.server import EchoServer
 
     registry, node = config.registry, config.node
-    builder = EchoServer.builder().name(node.name).limits(config.limits)
+    builder = EchoServer.builder().name(node.name).limits(config.limits).describe(node.describe)
     if node.tracebacks:
         logger.warning("node.tracebacks is on: callers see paths and source lines of handlers that fail")
         builder.tracebacks()
@@ -141,6 +142,8 @@ def _build(config: Config, parts: Parts) -> EchoServer:
         builder.middleware(layer)
     for service in parts.services:
         builder.service(service)
+    for event, policy in node.broadcast.items():
+        builder.broadcast_policy(event, policy)
     problems: list[Problem] = []
     seen: set[int] = set()
     everything = [(("plugins",), entry.value) for entry in registry.handlers] + parts.handlers
@@ -157,7 +160,9 @@ def _build(config: Config, parts: Parts) -> EchoServer:
     if config.connect:
         names = ", ".join(f"[connect.{name}]" for name in config.connect)
         logger.warning("%s: checked, and not used by a server", names)
-    return builder.build()
+    server = builder.build()
+    server._node.about.plugins = config.registry.plugins
+    return server
 
 
 def _add(builder: Any, handler: Any) -> None:

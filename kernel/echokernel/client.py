@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +11,7 @@ import anyio
 
 from echokernel.addresses import Address, parse_address
 from echokernel.context import ClientContext
+from echokernel.engine.flow_options import BUFFER_FRAMES
 from echokernel.engine.hello import dial_session
 from echokernel.engine.node import Callback, Node
 from echokernel.errors import InvalidArgument
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from echokernel.discovery import Discovery
-    from echokernel.flows import StreamSender
+    from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.middleware import Middleware
     from echokernel.serializer import Serializer
     from echokernel.session import Session
     from echokernel.streaming import Items, StreamingCall
     from echokernel.tasks import TaskScope
     from echokernel.transport import Transport
+    from echokernel_protocol.describe import Description, Health
 
 logger = logging.getLogger("echokernel.client")
 
@@ -70,6 +73,11 @@ class ClientBuilder(HandlerOwner):
     def name(self, name: str) -> ClientBuilder:
         """The node's name, which the peer sees."""
         self._node.name = name
+        return self
+
+    def describe(self, allowed: bool) -> ClientBuilder:
+        """Whether the server may ask for this node's methods, plugins and versions; by default it may."""
+        self._node.about.describes = allowed
         return self
 
     def transport(self, transport: Transport) -> ClientBuilder:
@@ -145,6 +153,7 @@ class ClientBuilder(HandlerOwner):
 
             scheme = where.scheme if self._transport is None else None
             registry = load_for_library(scheme, self._plugins, need_serializer=not self._serializers)
+            node.about.plugins = registry.plugins
             for entry in registry.handlers:
                 self.add_handler(entry.value)
             if not self._serializers:
@@ -266,14 +275,48 @@ class EchoClient(HandlerOwner):
         )
 
     def emit(
-        self, event: str, value: Any = None, *, metadata: Mapping[str, str] | None = None
+        self,
+        event: str,
+        value: Any = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        reliable: bool = True,
+        fallback: bool = False,
     ) -> Coroutine[Any, Any, None]:
         """Send an event to the server; see :meth:`Session.emit`."""
-        return self.session.emit(event, value, metadata=metadata)
+        return self.session.emit(event, value, metadata=metadata, reliable=reliable, fallback=fallback)
 
-    async def create_stream(self, name: str) -> StreamSender:
+    @property
+    def max_datagram(self) -> int:
+        """Bytes that fit in one datagram as of now; 0: this connection has none. See :meth:`Session.max_datagram`."""
+        return self.session.max_datagram
+
+    def datagram_size(self, event: str, value: Any = None) -> int:
+        """Return the bytes that an event takes as a datagram; see :meth:`Session.datagram_size`."""
+        return self.session.datagram_size(event, value)
+
+    async def create_stream(
+        self,
+        name: str,
+        *,
+        delivery: Delivery = "reliable",
+        max_age: float | None = None,
+        on_full: OnFull = "wait",
+        buffer: int = BUFFER_FRAMES,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StreamSender:
         """Open a stream to the server; see :meth:`Session.create_stream`."""
-        return await self.session.create_stream(name)
+        return await self.session.create_stream(
+            name, delivery=delivery, max_age=max_age, on_full=on_full, buffer=buffer, metadata=metadata
+        )
+
+    async def describe(self, *methods: str, schemas: bool = True, timeout: float | None = None) -> Description:
+        """Ask the server what it can do; see :meth:`Session.describe`."""
+        return await self.session.describe(*methods, schemas=schemas, timeout=timeout)
+
+    async def health(self, timeout: float | None = None) -> Health:
+        """Ask the server how it is; see :meth:`Session.health`."""
+        return await self.session.health(timeout)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time of a round trip, in seconds."""
@@ -300,10 +343,9 @@ class EchoClient(HandlerOwner):
         tasks = self._tasks = open_tasks()
         await tasks.__aenter__()
         try:
-            credentials = self._credentials if isinstance(self._credentials, bytes | str) else await self._credentials()
+            credentials = await _ask(self._credentials)
             connection = await self._transport.connect(self._address, tasks)
-            raw = credentials.encode() if isinstance(credentials, str) else credentials
-            session = self._session = await dial_session(connection, self._node, raw)
+            session = self._session = await dial_session(connection, self._node, credentials)
             self.context().session = session
             opened = tasks.future()
             tasks.start(self._run, session, opened, name="session")
@@ -329,3 +371,14 @@ class EchoClient(HandlerOwner):
                 await self._over.wait()
         finally:
             await tasks.__aexit__(None, None, None)  # shielded and bounded by itself
+
+
+async def _ask(credentials: Credentials) -> bytes:
+    value: Any = credentials() if callable(credentials) else credentials
+    if inspect.isawaitable(value):
+        value = await value
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, bytes):
+        raise InvalidArgument(f"credentials: wanted bytes or a text, got a {type(value).__name__}")
+    return value

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
-from echokernel.errors import EchoError
+from echokernel.engine.broadcast import Broadcasts
+from echokernel.engine.groups import Groups
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.session import Session
 
 __all__ = ["ClientContext", "ServerContext", "Store"]
@@ -36,32 +36,67 @@ class Store:
 
 
 class ServerContext(Store):
-    """A server's data and its sessions."""
+    """A server's data, its sessions and their groups."""
 
     def __init__(self) -> None:
         super().__init__()
         self._sessions: dict[int, Session] = {}
+        self._groups = Groups()
+        self._broadcasts = Broadcasts()
 
-    def sessions(self) -> list[Session]:
-        """Return the sessions that are open now."""
-        return list(self._sessions.values())
+    def sessions(self, group: str | None = None) -> list[Session]:
+        """Return the sessions that are open now: all of them, or those of a group in the order in which they joined."""
+        sessions = self._sessions.values() if group is None else self._groups.members(group)
+        return [session for session in sessions if session.closed is None]
 
-    async def broadcast(self, event: str, data: Any = None) -> None:
-        """Send an event to every session, to all at once; waits for the slowest. One that is lost meanwhile is left out."""
+    def groups(self) -> frozenset[str]:
+        """Return the names of the groups that have members."""
+        return self._groups.names()
 
-        async def emit(session: Session) -> None:
-            try:
-                await session.emit(event, data)
-            except EchoError:
-                pass
+    async def broadcast(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        group: str | None = None,
+        exclude: Session | Iterable[Session] | None = None,
+        policy: BroadcastPolicy | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Send an event to every session, or to those of a group; ``exclude`` names one or several that do not get it.
 
-        async with anyio.create_task_group() as tasks:
-            for session in self.sessions():
-                tasks.start_soon(emit, session)
+        It is encoded once, and never waits for a session. At one that is an event window or an outbox behind, ``policy``
+        decides; by default that of :meth:`set_policy`, else ``"wait"``:
+
+        * ``"wait"``: it waits for its turn. A session for which more than ``Limits.broadcast_backlog`` bytes wait is
+          closed as a slow consumer, with the code RESOURCE_EXHAUSTED.
+        * ``"drop_oldest"``: the newest ``Limits.broadcast_keep`` of that event wait, older ones are dropped.
+        * ``"latest"``: only the newest of that event waits.
+        * ``"disconnect"``: the session is closed as a slow consumer.
+
+        Events of one name are handled in the order in which they were sent, broadcasts and ``emit`` together. Thousands of
+        sessions are served in several turns of the loop; cancelled meanwhile, some have got the event and some have not.
+
+        Returns the number of sessions that it was put on its way to, or waits for; not counted are those that are excluded,
+        end or are closed for it, and those that drop it at once. That a peer got it, nobody knows.
+
+        Raises SerializationError and InvalidArgument (names, metadata, an event that is too long for every session), both
+        before anything is sent.
+        """
+        return await self._broadcasts.send(event, data, self.sessions(group), exclude, policy, metadata)
+
+    def set_policy(self, event: str, policy: BroadcastPolicy) -> None:
+        """Choose what happens to later broadcasts of ``event`` at sessions that are behind. Raises InvalidArgument."""
+        self._broadcasts.set_policy(event, policy)
 
     def stats(self) -> Mapping[str, int | float]:
-        """Return counters."""
-        return {"sessions": len(self._sessions)}
+        """Return counters: sessions, groups, and of broadcasts how many there were and what became of them.
+
+        ``broadcasts`` counts calls, ``disconnected`` sessions, the others one for each session: ``delivered`` (handed to its
+        channel), ``dropped_wait dropped_drop_oldest dropped_latest dropped_disconnect`` (by policy), ``lost`` (waited when
+        the session ended), ``too_large`` (more than its peer takes), ``waiting`` and ``waiting_bytes`` (now).
+        """
+        return {"sessions": len(self._sessions), "groups": len(self._groups), **self._broadcasts.stats()}
 
 
 class ClientContext(Store):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -132,9 +132,9 @@ class MethodTable:
     def __len__(self) -> int:
         return len(self._handlers)
 
-    def handlers(self, kind: Kind) -> dict[str, Any]:
-        """Return the handlers of one kind by their names, sorted."""
-        return {name: self._handlers[kind, name] for name in self.names(kind)}
+    def __iter__(self) -> Iterator[tuple[Kind, str, Any]]:
+        """Yield kind, name and handler of each."""
+        return iter([(kind, name, handler) for (kind, name), handler in self._handlers.items()])
 
     def names(self, kind: Kind) -> list[str]:
         """Return the names of one kind, sorted."""

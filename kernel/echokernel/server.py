@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from echokernel.discovery import Discovery
+    from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.middleware import Middleware
     from echokernel.registry import Authenticator, Service
     from echokernel.serializer import Serializer
@@ -76,6 +78,11 @@ class ServerBuilder(HandlerOwner):
     def name(self, name: str) -> ServerBuilder:
         """The node's name, which peers see."""
         self._node.name = name
+        return self
+
+    def describe(self, allowed: bool) -> ServerBuilder:
+        """Whether peers may ask for this node's methods, plugins and versions; by default they may."""
+        self._node.about.describes = allowed
         return self
 
     def bind(self, address: str | Address | tuple[str, int]) -> ServerBuilder:
@@ -139,6 +146,11 @@ class ServerBuilder(HandlerOwner):
         self._node.limits = limits
         return self
 
+    def broadcast_policy(self, event: str, policy: BroadcastPolicy) -> ServerBuilder:
+        """What becomes of broadcasts of ``event`` at sessions that are behind: see ``ServerContext.broadcast``."""
+        self._node.context.set_policy(event, policy)
+        return self
+
     def plugin(self, plugin: ServerPlugin | object) -> ServerBuilder:
         """Use a plugin: an object with ``install(builder)``, or one (or a module) with hook functions."""
         install = getattr(plugin, "install", None)
@@ -184,6 +196,7 @@ class ServerBuilder(HandlerOwner):
             registry = load_for_library(
                 missing[0] if missing else None, self._plugins, need_serializer=not self._serializers
             )
+            node.about.plugins = registry.plugins
             for entry in registry.handlers:
                 self.add_handler(entry.value)
         if registry is not None and not self._serializers:
@@ -215,7 +228,8 @@ def _check_public(address: Address, transport: Transport, authenticators: Sequen
     if not allow:
         raise ConfigError(
             f"{address} can be reached from other machines, and nobody would have to say who they are; "
-            "add an authenticator, listen on 127.0.0.1, or set allow_anonymous = true"
+            "add an authenticator, have the transport ask for client certificates (client_ca, or pins), "
+            "listen on 127.0.0.1, or let everybody in with allow_anonymous"
         )
 
 
@@ -306,9 +320,11 @@ class EchoServer(HandlerOwner):
             await self._tasks.__aexit__(None, None, None)  # shielded and bounded by itself
 
     async def _start(self, tasks: TaskScope) -> None:
+        self._node.about.started = time.monotonic()
         for binding in self._bindings:
             assert binding.transport is not None
-            if binding.allow_anonymous and not binding.address.is_loopback:
+            asked = binding.authenticators or binding.transport.authenticates_peers
+            if binding.allow_anonymous and not asked and not binding.address.is_loopback:
                 logger.warning("%s accepts peers from other machines without asking who they are", binding.address)
             listener = await binding.transport.listen(binding.address, tasks)
             self._listeners.append(listener)
@@ -358,13 +374,14 @@ class EchoServer(HandlerOwner):
             logger.debug("session %s ended: %s", id, session.closed)
             with anyio.move_on_after(2, shield=True):  # a peer's disappearance is told even while the server stops
                 await session._tell_disconnected()
+            session._groups = None
 
     async def stop(self, drain: float | None = None) -> None:
         """Accept nothing new, give what is open ``drain`` seconds (None: the limit's) to finish, and close."""
         if self._stop_called:
             await self._stopped.wait()
             return
-        self._stop_called = True
+        self._stop_called = self._node.about.draining = True
         try:
             for listener in self._listeners:
                 await listener.close()

@@ -10,23 +10,31 @@ import inspect
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NewType
 
 import anyio
 
+from echokernel import introspection
 from echokernel.context import ClientContext, ServerContext, Store
 from echokernel.engine import inherited
+from echokernel.engine.backlog import Backlog
 from echokernel.engine.bodies import Bodies
+from echokernel.engine.broadcast import Broadcasts
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
+from echokernel.engine.datagrams import Datagrams
+from echokernel.engine.flow_options import BUFFER_FRAMES, FlowOptions
 from echokernel.engine.flow_table import Flows
 from echokernel.engine.link import Link
+from echokernel.engine.metadata import encode_metadata
 from echokernel.engine.preludes import read_prelude, refuse_stream
 from echokernel.engine.served_calls import ServedCalls
 from echokernel.engine.serving import Serving
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
+    InvalidArgument,
     Overloaded,
     PermissionDenied,
     ProtocolError,
@@ -37,20 +45,22 @@ from echokernel.tasks import open_tasks
 from echokernel_protocol.channel import Announced, Received
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
-from echokernel_protocol.frames import Flags, MessageType
+from echokernel_protocol.frames import Flags, Frame, Header, MessageType
 from echokernel_protocol.link import GoAway
 from echokernel_protocol.streams import StreamKind, UnknownKind
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from echokernel.engine.groups import Groups
     from echokernel.engine.node import Node
-    from echokernel.flows import StreamSender
+    from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.serializer import Serializer
     from echokernel.streaming import Items, StreamingCall
     from echokernel.tasks import Future, TaskScope
     from echokernel.transport import Connection, PeerIdentity, RecvStream, SendStream
     from echokernel_protocol.channel import Channel
+    from echokernel_protocol.describe import Description, Health
     from echokernel_protocol.hello import Hello
 
 SessionId = NewType("SessionId", int)
@@ -115,6 +125,7 @@ class Session(Store):
         self._over: Future[None] | None = None
         self._tasks: TaskScope
         self._closing: Future[None] | None = None
+        self._groups: set[str] | None = None
 
     # --- facts -------------------------------------------------------------------------------------------------
 
@@ -148,6 +159,16 @@ class Session(Store):
         return self._node.context
 
     @property
+    def groups(self) -> frozenset[str]:
+        """The groups that the session is in; ``on_disconnect`` still sees those that it was in. Empty on a client."""
+        return frozenset(self._groups or ())
+
+    @property
+    def takes_events(self) -> bool:
+        """Whether a broadcast may be sent to it: it is open, and nothing has told it to stop."""
+        return self.closed is None and self._calls.stopped is None
+
+    @property
     def is_holding(self) -> bool:
         """Whether what the peer asks waits for ``on_connect`` to return."""
         return self._held is not None
@@ -169,6 +190,8 @@ class Session(Store):
     def stats(self) -> Mapping[str, int | float]:
         """Return counters: frames, open requests, what was dropped, and the transport's own."""
         channel = self._channel
+        datagrams = self._datagrams.stats()
+        transport = self._connection.stats()
         return {
             "frames_sent": channel.sent,
             "frames_received": channel.received,
@@ -178,8 +201,39 @@ class Session(Store):
             "outbox_bytes": channel.outbox_size,
             "unknown_events": self._serving.unknown_events,
             "unknown_methods": self._serving.unknown_methods,
-            **self._connection.stats(),
+            **self._calls.backlog.stats(),
+            **transport,
+            **datagrams,
+            "datagrams_dropped": datagrams["datagrams_dropped"] + transport.get("datagrams_dropped", 0),
         }
+
+    # --- groups ------------------------------------------------------------------------------------------------
+
+    def join(self, group: str) -> None:
+        """Become a member of a group, to which ``context.broadcast(…, group=…)`` sends. Once is enough.
+
+        Only on the serving side. Raises InvalidArgument for a name that has not 1 to 128 characters, Overloaded beyond
+        ``Limits.max_groups``, ConnectionClosed.
+        """
+        table = self._group_table("join")
+        if self.closed is not None:
+            raise self.closed.with_traceback(None)
+        if self._groups is None:
+            self._groups = set()
+        table.join(self, group, self._groups, self.limits.max_groups)
+
+    def leave(self, group: str) -> None:
+        """Leave a group; nothing happens where the session is not in it. One that ends leaves all of its groups."""
+        table = self._group_table("leave")
+        if self.closed is None:
+            table.leave(self, group, self._groups or set())
+
+    def _group_table(self, what: str) -> Groups:
+        if not isinstance(self._node.context, ServerContext):
+            raise InvalidArgument(
+                f"{what}: groups are the server's; let one of its handlers do it with its own session"
+            )
+        return self._node.context._groups
 
     # --- talking -----------------------------------------------------------------------------------------------
 
@@ -233,23 +287,95 @@ class Session(Store):
         return self._calls.own_streams.streaming(method, value, items, sends, timeout, returns, metadata)
 
     def emit(
-        self, event: str, value: Any = None, *, metadata: Mapping[str, str] | None = None
+        self,
+        event: str,
+        value: Any = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        reliable: bool = True,
+        fallback: bool = False,
     ) -> Coroutine[Any, Any, None]:
         """Send an event. Returns once it is on its way; waits while the peer is an event window behind.
 
+        ``reliable=False`` sends it as one datagram: it may be lost, or overtake others, and never waits for the peer. It
+        has to fit in :attr:`max_datagram` (:meth:`datagram_size` tells its size); where it does not, that is an
+        InvalidArgument, or with ``fallback=True`` it is sent reliably; metadata, which does not travel in datagrams, likewise.
+
         Raises SerializationError, InvalidArgument, ConnectionClosed.
         """
+        if not reliable:
+            return self._datagrams.emit(event, value, fallback, metadata)
         return self._calls.emit(event, value, metadata)
 
-    async def create_stream(self, name: str) -> StreamSender:
+    @property
+    def max_datagram(self) -> int:
+        """Bytes that fit in one datagram as of now, our own header included; 0: this connection has no datagrams."""
+        return self._connection.max_datagram
+
+    def datagram_size(self, event: str, value: Any = None) -> int:
+        """Return the bytes that an event takes as a datagram; at most :attr:`max_datagram` of them can be sent.
+
+        Raises SerializationError, InvalidArgument for a name that is not valid.
+        """
+        return len(self._datagrams.encode(event, value))
+
+    async def create_stream(
+        self,
+        name: str,
+        *,
+        delivery: Delivery = "reliable",
+        max_age: float | None = None,
+        on_full: OnFull = "wait",
+        buffer: int = BUFFER_FRAMES,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StreamSender:
         """Open a stream to the peer's handler of that name. A refusal shows when sending.
 
-        Raises InvalidArgument for a name that is not valid, ConnectionClosed.
+        ``delivery``: ``"reliable"``, all frames in order; ``"per_frame"``, each frame by itself, so that a lost packet
+        delays one of them only, in any order; ``"datagram"``, frames that fit in one, which may be lost.
+        ``max_age``: seconds after which a frame is dropped instead of sent; with ``per_frame`` also while it is under way.
+        ``on_full``: what :meth:`StreamSender.send` does while the receiver or the network is slower: ``"wait"``,
+        ``"drop_oldest"`` or ``"drop_newest"`` of what is buffered here, or ``"error"`` (Overloaded). ``buffer``: frames (and
+        at most 1 MiB) that may wait here. Neither holds for datagrams, which leave at once; the transport drops its oldest
+        one when 256 wait. ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
+
+        Raises InvalidArgument for what is not valid and for datagrams where there are none, ConnectionClosed.
         """
-        head = self._codecs.head(name)[:-1] + b"\x00"
+        options = FlowOptions(delivery, max_age, on_full, buffer)
+        options.check(name)
+        outgoing = self._calls.outgoing
+        if outgoing is None:
+            return await self._open_flow(name, options, metadata)
+        opened: list[StreamSender] = []
+
+        async def innermost(frame: Frame) -> None:
+            opened.append(await self._open_flow(frame.header.method, options, frame.metadata))
+
+        await outgoing(innermost)(Frame(Header(MessageType.STREAM, 0, name), b"", dict(metadata or {})))
+        if not opened:
+            raise PermissionDenied(f"{name} was intercepted")
+        return opened[0]
+
+    async def _open_flow(self, name: str, options: FlowOptions, metadata: Mapping[str, str] | None) -> StreamSender:
+        entries = encode_metadata(name, metadata, options.entries())
+        head = self._codecs.head(name)[:-1] + (b"\x08" if entries else b"\x00")
         if self._calls.stopped is not None:
             raise self._calls.stopped.with_traceback(None)
-        return await self._flows.open(name, head)
+        if options.delivery == "datagram" and not self.max_datagram:
+            raise InvalidArgument(f'stream {name!r}: this connection has no datagrams; use delivery="per_frame"')
+        return await self._flows.open(name, head, options, entries)
+
+    async def describe(self, *methods: str, schemas: bool = True, timeout: float | None = None) -> Description:
+        """Ask the peer for its methods, plugins and versions; ``methods``: only for those with these names.
+
+        ``schemas``: with the JSON Schemas, which are most of the answer. Raises PermissionDenied where the peer does not
+        want to be described, MethodNotFound from one that cannot, Overloaded where the answer would be too large.
+        """
+        return await introspection.ask_description(self, methods, schemas=schemas, timeout=timeout)
+
+    async def health(self, timeout: float | None = None) -> Health:
+        """Ask the peer whether it takes new work, since when it runs, and how busy it is. Raises as :meth:`request`."""
+        return await introspection.ask_health(self, timeout)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time that a round trip to the peer's kernel takes now, in seconds. Raises RequestTimeout."""
@@ -283,9 +409,13 @@ class Session(Store):
         await self._connection.close(code, reason)
 
     async def _drain_out(self) -> None:
-        """Wait until everything that was put in is with the transport, bodies included. Raises ConnectionClosed."""
+        """Wait until all that was put in, and all events that wait, are with the transport. Raises ConnectionClosed.
+
+        It looks every 5 ms, once a session; the caller bounds it.
+        """
         await self._link.drain()
-        while self._bodies.sending and self.closed is None:  # noqa: ASYNC110 - bounded by the caller, once a session
+        backlog, bodies, flows = self._calls.backlog, self._bodies, self._flows
+        while (bodies.sending or flows.sending or backlog.queue is not None) and self.closed is None:  # noqa: ASYNC110
             await anyio.sleep(0.005)
 
     # --- the life of a session ---------------------------------------------------------------------------------
@@ -296,6 +426,9 @@ class Session(Store):
             self._tasks = tasks
             link = self._link = Link(self._channel, self._connection, self._send, tasks, self.limits.outbox)
             self._bodies = Bodies(self._connection, tasks, self._violated)
+            context = self._node.context
+            shared = context._broadcasts if isinstance(context, ServerContext) else Broadcasts()
+            backlog = Backlog(link, self._bodies, self.limits, tasks, shared.tally, shared.flushes, self._close_slow)
             self._calls = Calls(
                 link,
                 self._bodies,
@@ -305,12 +438,14 @@ class Session(Store):
                 tasks,
                 self._violated,
                 self.limits,
+                backlog,
             )
             self._calls.outgoing = compose_outgoing(self._node.middleware, self)
             methods = self._node.methods.bind(self._codecs.serializers[1:])
             self._serving = Serving(self, link, self._bodies, methods, self._node.middleware, self.peer, tasks)
             self._served = ServedCalls(self, link, methods, self._node.middleware, tasks)
-            self._flows = Flows(self, link, methods.streams, tasks)
+            self._flows = Flows(self, link, methods.streams, tasks, self._node.middleware)
+            self._datagrams = Datagrams(self._connection, self._codecs, self._calls, self._serving, self._flows)
             tasks.start(link.pump, name="session pump")
             tasks.start(self._accept_uni, name="session streams")
             tasks.start(self._accept_bi, name="session calls")
@@ -396,6 +531,8 @@ class Session(Store):
             raise ProtocolViolation("answers are not read while more is asked", code=Code.LIMIT_EXCEEDED)
         if channel.has_data:
             self._link.wake()
+        if channel.positions:
+            self._flows.on_positions(channel.take_positions())
         for number in channel.take_pongs():
             future = self._pings.get(number)
             if future is not None and not future.done():
@@ -459,6 +596,8 @@ class Session(Store):
             if not future.done():
                 future.set_result(None)
         self._until_connected.clear()
+        if self._connection.max_datagram:  # they wait in the transport until now
+            self._tasks.start(self._datagrams.run, name="session datagrams")
 
     async def _tell_disconnected(self) -> None:
         inherited.deadline.set(None)  # the last request's is over
@@ -485,6 +624,13 @@ class Session(Store):
         self._flows.fail(error)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
+        if self._groups:
+            self._group_table("leave").leave_all(self, self._groups)
+
+    def _close_slow(self, reason: str) -> None:
+        """What is broadcast comes faster than the peer takes it."""
+        logger.warning("session %s: closed: %s", self.id, reason)
+        self._tasks.start(partial(self._connection.close, drain=0.2), Code.RESOURCE_EXHAUSTED, reason, name="close")
 
     def _violated(self, violation: ProtocolViolation) -> None:
         """Something beside the channel broke the protocol: close, from a task that may."""
@@ -536,12 +682,14 @@ class Session(Store):
 
     async def _take_stream(self, recv: RecvStream) -> None:
         """Read a new stream's prelude and hand it on; one that is not understood is refused alone."""
+        rest_of_it: Coroutine[Any, Any, None] | None = None
         try:
             prelude, rest = await read_prelude(recv)
             if prelude.kind is StreamKind.BODY:
                 self._bodies.arrived(prelude.numbers[0], recv, rest)
             elif prelude.kind is StreamKind.FLOW:
-                self._flows.take_stream(prelude.numbers[0], recv, rest)
+                flow_id, position = prelude.numbers
+                rest_of_it = self._flows.take_stream(flow_id, position, recv, rest)
             else:
                 raise ProtocolViolation(f"a {prelude.kind.name.lower()} stream where none may be")
         except (UnknownKind, TimeoutError):
@@ -551,3 +699,5 @@ class Session(Store):
             self._violated(violation)
         except ConnectionClosed:
             return
+        if rest_of_it is not None:
+            await rest_of_it

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model
 
+from echokernel.engine.broadcast import BroadcastPolicy
 from echokernel.limits import Limits
 
 __all__ = [
@@ -56,6 +57,10 @@ class NodeSettings(Settings):
     """Names of ``[middleware.NAME]``, or of registered middleware that needs no settings; outermost first."""
     tracebacks: bool = False
     """Send the tracebacks of handlers that fail to their callers, who learn paths and names of variables; for development."""
+    broadcast: dict[str, BroadcastPolicy] = {}
+    """What becomes of broadcasts at sessions that are behind: policies by event, ``wait`` for those that are not named."""
+    describe: bool = True
+    """Answer peers that ask for the node's methods, plugins and versions, as ``echokernel describe`` does."""
 
 
 class ListenSettings(Settings):

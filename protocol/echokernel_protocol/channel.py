@@ -43,6 +43,10 @@ ACK_DELAY: Final = 0.025
 MAX_PONGS: Final = 64
 """Answers to ``$ping`` that may wait for room; a peer that asks faster and never reads is closed."""
 
+POSITIONS_AT_ONCE: Final = 16
+"""Frames with streams of their own that are taken before an ``$ack`` is due at once: a quarter of what a flow may have open."""
+ALL_POSITIONS: Final = MAX_REQUEST_ID
+"""Stands for every frame of a flow."""
 MAX_PEER_FLOWS: Final = 4_096
 """Streams of the peer that are open on the channel; how many are served at a time is the session's limit, far below."""
 
@@ -148,6 +152,10 @@ class Channel:
         self._ack_at: float | None = None
         self._ack_due = False
         self._pings: deque[int] = deque()
+        # positions of flows, both ways: what their receivers have taken
+        self._taken: list[tuple[int, int]] = []
+        self.positions: list[tuple[int, int]] = []
+        """What :meth:`take_positions` would return now."""
 
     # --- the hello ---------------------------------------------------------------------------------------------
 
@@ -367,6 +375,7 @@ class Channel:
             if ack.event_limit < self._peer_event_limit or ack.received > self.sent:
                 raise ProtocolViolation("an $ack that takes back credit, or acknowledges what was never sent")
             self._peer_event_limit = ack.event_limit
+            self.positions.extend(ack.positions)
         elif method == PING and message_type == _REQUEST and not flags:
             if len(self._pongs) >= MAX_PONGS:
                 raise ProtocolViolation("pings faster than their answers are read", code=Code.LIMIT_EXCEEDED)
@@ -489,6 +498,11 @@ class Channel:
         self._events_sent += len(payload) + body + FRAME_CHARGE
         self._put(encode_frame(_EVENT, 0, method_and_flags, payload))
 
+    def emit_ready(self, frame: bytes, size: int) -> None:
+        """Put in an event that :func:`event_frame` made, perhaps for many channels; ``size``: bytes of payload and body."""
+        self._events_sent += size + FRAME_CHARGE
+        self._put(frame)
+
     def take_events(self, size: int, count: int, now: float) -> None:
         """Handlers took ``count`` events of ``size`` bytes, payloads and bodies: the other end may send as many more."""
         self._events_taken += size + count * FRAME_CHARGE
@@ -526,6 +540,19 @@ class Channel:
             flags, payload = (_CANCEL, b"") if error is None else (_ERROR, error.encode())
             self._put(encode_frame(_STREAM, flow_id, _NAMELESS[flags], payload))
 
+    def take_flow(self, flow_id: int, position: int, now: float) -> None:
+        """A frame of a ``per_frame`` stream of the other end's was taken; ``ALL_POSITIONS``: no more of them is wanted."""
+        self._taken.append((flow_id, position))
+        if len(self._taken) >= POSITIONS_AT_ONCE or position == ALL_POSITIONS:
+            self._ack_due = True
+        elif self._ack_at is None:
+            self._ack_at = now + ACK_DELAY
+
+    def take_positions(self) -> list[tuple[int, int]]:
+        """Return what the other end has taken of our flows since the last call: flow ids with positions."""
+        positions, self.positions = self.positions, []
+        return positions
+
     @property
     def open_flows(self) -> int:
         """Streams of ours that are not finished, stopped or aborted."""
@@ -548,7 +575,9 @@ class Channel:
         if self._ack_due:
             self._ack_due, self._ack_at = False, None
             self._event_limit = self._events_taken + self._event_window
-            self._link.append(_link_frame(_EVENT, ACK, Ack(self.received, self._event_limit).encode(), 0))
+            ack = Ack(self.received, self._event_limit, positions=tuple(self._taken))
+            self._taken.clear()
+            self._link.append(_link_frame(_EVENT, ACK, ack.encode(), 0))
         outbox = self._outbox
         if self._pongs and room > 0:  # the peer asked for them, so they wait for room: it may ask and never read
             self._link.extend(self._pongs)
@@ -579,6 +608,11 @@ class Channel:
         """Do what is due at ``now``; :attr:`has_data` tells whether something has to be sent."""
         if self._ack_at is not None and now >= self._ack_at:
             self._ack_due = True
+
+
+def event_frame(method_and_flags: bytes, payload: bytes) -> bytes:
+    """Return an event as it stands on a channel: the same bytes on each, for an event's frame names no number."""
+    return encode_frame(_EVENT, 0, method_and_flags, payload)
 
 
 def _link_frame(message_type: int, method: str, payload: bytes, flags: int = Flags.METADATA) -> bytes:

@@ -334,7 +334,7 @@ async def test_nothing_is_left_behind() -> None:
                 sessions.append(weakref.ref(client.session))
                 sessions += [weakref.ref(session) for session in server.context().sessions()]
         await until(lambda: not server.context().sessions())
-        assert server.stats() == {"sessions": 0, "unauthenticated": 0}
+        assert {"sessions": 0, "unauthenticated": 0}.items() <= server.stats().items()
     del client
 
     def all_gone() -> bool:

@@ -209,7 +209,7 @@ async def test_a_peer_that_leaves_while_it_is_judged_is_closed(caplog: pytest.Lo
             async with EchoClient.builder().transport(transport).serializer(JsonSerializer()).connect("memory://node:1"):
                 pass
         await anyio.sleep(3)
-        assert nodes.server.stats() == {"sessions": 1, "unauthenticated": 0}
+        assert {"sessions": 1, "unauthenticated": 0}.items() <= nodes.server.stats().items()
         assert transport.connections[-1][1].error is not None
     assert "failed" not in caplog.text
 

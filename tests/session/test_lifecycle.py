@@ -84,7 +84,7 @@ async def test_a_client_that_never_says_hello_is_closed() -> None:
             with anyio.fail_after(6):
                 error = await connection.wait_closed()
         assert "no hello in time" in str(error)
-        assert nodes.server.stats() == {"sessions": 1, "unauthenticated": 0}
+        assert {"sessions": 1, "unauthenticated": 0}.items() <= nodes.server.stats().items()
 
 
 class Passwords:
@@ -357,8 +357,10 @@ def public() -> ServerBuilder:
 
 
 def test_a_public_address_wants_authentication() -> None:
-    with pytest.raises(ConfigError, match=r"quic://0\.0\.0\.0:4433 can be reached from other machines"):
+    with pytest.raises(ConfigError, match=r"quic://0\.0\.0\.0:4433 can be reached from other machines") as caught:
         public().build()
+    for remedy in ("authenticator", "client_ca", "pins", "127.0.0.1", "allow_anonymous"):
+        assert remedy in caught.value.message
     public().authenticator(Passwords()).build()
     public().allow_anonymous().build()
 

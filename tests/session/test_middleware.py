@@ -22,9 +22,11 @@ from echokernel import (
     Middleware,
     PermissionDenied,
     Session,
+    StreamReceiver,
     current_metadata,
     event,
     rpc,
+    stream,
 )
 from echokernel.middleware import Next
 from echokernel.testing import connected
@@ -250,6 +252,74 @@ async def test_a_method_may_be_renamed() -> None:
             await nodes.client.request("old.double", 1)
         call = nodes.client.request_stream("old.count", 2)
         assert [number async for number in call] == [0, 1]
+
+
+@pytest.mark.parametrize("delivery", ["reliable", "per_frame", "datagram"])
+async def test_streams_pass_with_their_opening(delivery: Any) -> None:
+    lines: list[str] = []
+    got: list[bytes] = []
+
+    @stream
+    async def audio(receiver: StreamReceiver) -> None:
+        lines.append(f"handler {dict(current_metadata())}")
+        got.extend([frame.data async for frame in receiver])
+
+    class Around(Middleware):
+        async def handle(self, session: Session, frame: Frame, call_next: Next) -> Frame | None:
+            lines.append(f"> {frame.header.message_type.name} {frame.header.method} {dict(frame.metadata)}")
+            assert await call_next(frame) is None
+            lines.append("<")
+            return None
+
+    client = EchoClient.builder().middleware(Both())
+    async with connected(audio, server=EchoServer.builder().middleware(Around()), client=client) as nodes:
+        async with await nodes.client.create_stream("audio", delivery=delivery, metadata={"rate": "48000"}) as sender:
+            await sender.send(b"x")
+        await anyio.sleep(1)
+    meta = "{'rate': '48000', 'token': 't'}"
+    assert lines == [f"> STREAM audio {meta}", f"handler {meta}", "<"]
+    assert got == [b"x"]
+
+
+@pytest.mark.parametrize("how", ["intercepts", "raises"])
+async def test_a_stream_that_does_not_reach_its_handler_is_refused(how: str) -> None:
+    @stream
+    async def audio(receiver: StreamReceiver) -> None:
+        raise AssertionError("never called")
+
+    class Refuse(Middleware):
+        async def handle(self, session: Session, frame: Frame, call_next: Next) -> Frame | None:
+            if how == "raises":
+                raise HandlerError("no more tapes", code=4711)
+            return None
+
+    async with connected(audio, server=EchoServer.builder().middleware(Refuse())) as nodes:
+        sender = await nodes.client.create_stream("audio")
+        await anyio.sleep(0.1)
+        with pytest.raises(EchoError, match="no more tapes" if how == "raises" else "intercepted") as caught:
+            await sender.send(b"x")
+        assert caught.value.code == (4711 if how == "raises" else 7)
+    async with connected(audio, client=EchoClient.builder().middleware(Deny("audio"))) as nodes:
+        with pytest.raises(PermissionDenied, match="audio was intercepted"):
+            await nodes.client.create_stream("audio")
+
+
+async def test_datagram_events_pass_on_both_ends() -> None:
+    lines: list[str] = []
+    seen: list[str] = []
+
+    @event
+    async def note(text: str) -> None:
+        seen.append(text)
+
+    async with connected(
+        note,
+        server=EchoServer.builder().middleware(Log("server", lines)),
+        client=EchoClient.builder().middleware(Log("client", lines)),
+    ) as nodes:
+        await nodes.client.emit("note", "x", reliable=False)
+        await anyio.sleep(0.1)
+    assert (lines, seen) == (["client > EVENT note", "server > EVENT note"], ["x"])
 
 
 # --- sessions --------------------------------------------------------------------------------------------------

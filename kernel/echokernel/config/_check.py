@@ -16,6 +16,7 @@ from echokernel.config._plugins import load_named
 from echokernel.config._problems import dotted, unknown
 from echokernel.config._sources import Document
 from echokernel.config._toml_index import KeyPath
+from echokernel.engine.broadcast import check_event
 from echokernel.errors import InvalidArgument
 from echokernel.installed import OFFICIAL
 from echokernel.limits import Limits
@@ -94,6 +95,12 @@ class Checker:
         self.node = settings
         for key in ("handlers", "serializers", "middleware"):
             self._refuse_doubles(getattr(settings, key), (*path, key))
+        written = self._document.get((*path, "broadcast"))
+        for event in written if isinstance(written, dict) else ():  # also beside a policy that is wrong
+            try:
+                check_event(event)
+            except InvalidArgument as error:
+                self._document.problem("value", (*path, "broadcast", event), f"node.broadcast: {error}")
         try:
             self.limits = limits_of(settings)
         except ValueError as error:

@@ -35,12 +35,16 @@ class Bodies:
         self._failure: Exception | None = None
         self.sending = 0
         """Bodies of ours that are not handed to the transport yet."""
+        self.sending_bytes = 0
+        self.on_sent: Callable[[], None] | None = None
+        """Called when one of them was; set only while somebody wants to know."""
 
     # --- sending -----------------------------------------------------------------------------------------------
 
     def send(self, number: int, payload: bytes) -> None:
         """Send the body of our frame ``number`` beside the channel."""
         self.sending += 1
+        self.sending_bytes += len(payload)
         self._tasks.start(self._send, number, payload, name=f"body {number}")
 
     async def _send(self, number: int, payload: bytes) -> None:
@@ -59,6 +63,9 @@ class Bodies:
             return  # the session ends, or the peer does not want it
         finally:
             self.sending -= 1
+            self.sending_bytes -= len(payload)
+            if self.on_sent is not None:
+                self.on_sent()
 
     # --- receiving ---------------------------------------------------------------------------------------------
 

@@ -6,9 +6,17 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from echokernel.errors import InvalidArgument, ProtocolError, StreamReset, StreamStopped, error_from_code
+from echokernel.engine.deadlines import Deadlines
+from echokernel.errors import (
+    InvalidArgument,
+    ProtocolError,
+    RequestTimeout,
+    StreamReset,
+    StreamStopped,
+    error_from_code,
+)
 from echokernel_protocol.calls import CallFrame, CallReader, encode_call_frame
-from echokernel_protocol.codes import code_name
+from echokernel_protocol.codes import Code, code_name
 from echokernel_protocol.errors import ProtocolViolation
 from echokernel_protocol.frames import SLOT_MASK, Flags, MessageType
 from echokernel_protocol.streams import Prelude, StreamKind
@@ -47,14 +55,19 @@ class Gate:
         self._tasks = tasks
         self._waiting: deque[Future[None]] = deque()
         self._failure: Exception | None = None
+        self._deadlines = Deadlines(tasks, self._expire)
+        self._by_key: dict[int, tuple[str, Future[None]]] = {}
 
     @property
     def inside(self) -> int:
         """How many are in."""
         return self._limit - self._free
 
-    async def enter(self) -> None:
-        """Wait for a place, and take it. Raises what :meth:`fail` was told."""
+    async def enter(self, method: str, until: float) -> None:
+        """Wait for a place, and take it; ``until``: on the task scope's clock, 0 for as long as it takes.
+
+        Raises RequestTimeout, and what :meth:`fail` was told.
+        """
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         if self._free > 0:
@@ -62,14 +75,30 @@ class Gate:
             return
         future: Future[None] = self._tasks.future()
         self._waiting.append(future)
+        key, bucket = id(future), 0
+        if until:
+            self._by_key[key] = method, future
+            bucket = self._deadlines.add(until, key)
         try:
             await future
-        except BaseException:
+        except BaseException as error:
             if future in self._waiting:
                 self._waiting.remove(future)
-            elif self._failure is None:
+            elif self._failure is None and not isinstance(error, RequestTimeout):
                 self.leave()  # the place had been given to this one already
             raise
+        finally:
+            if until:
+                del self._by_key[key]
+                self._deadlines.discard(bucket, key)
+
+    def _expire(self, key: int) -> None:
+        method, future = self._by_key[key]
+        if not future.done():
+            self._waiting.remove(future)
+            future.set_exception(
+                RequestTimeout(f"{method}: the peer gave no room for it within the deadline; nothing was sent")
+            )
 
     def leave(self) -> None:
         """Give a place back."""
@@ -83,6 +112,7 @@ class Gate:
     def fail(self, error: Exception) -> None:
         """Nobody gets in any more."""
         self._failure = error
+        self._deadlines.close()
         waiting, self._waiting = self._waiting, deque()
         for future in waiting:
             if not future.done():
@@ -203,6 +233,8 @@ class CallStream:
                 if frames := self._reader.receive(data):
                     return frames
         except StreamReset as error:
+            if error.code == Code.DEADLINE_EXCEEDED:
+                raise RequestTimeout("the call was not over within its deadline; its handler was stopped") from None
             raise error_from_code(error.code, f"the peer ended the call ({code_name(error.code)})") from None
         except ProtocolViolation as violation:
             self._violated(violation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -11,8 +12,10 @@ import anyio
 from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.inherited import deadline as inherited_deadline
 from echokernel.engine.inherited import metadata as inherited_metadata
+from echokernel.engine.link import YIELD_AFTER
 from echokernel.engine.metadata import encode_metadata
 from echokernel.engine.own_streams import OwnStreams
+from echokernel.engine.waiting_events import Ready
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -23,12 +26,13 @@ from echokernel.errors import (
     RequestTimeout,
     error_from_code,
 )
-from echokernel_protocol.channel import FRAME_CHARGE, Announced
+from echokernel_protocol.channel import FRAME_CHARGE, Announced, event_frame
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import SLOT_MASK, Flags, Frame, Header, MessageType
 from echokernel_protocol.postcard import encode_varint
 
 if TYPE_CHECKING:
+    from echokernel.engine.backlog import Backlog
     from echokernel.engine.bodies import Bodies
     from echokernel.engine.codecs import Codecs
     from echokernel.engine.link import Link
@@ -42,11 +46,26 @@ TIMER_GRAIN = 0.002  # seconds; a timer may fire that much early where the loop 
 _Pending = tuple[Any, str, float]
 """A request's future, its method, and its deadline where that is the default one, else 0."""
 
+_Placed = tuple[int, Any, int]
+"""A request that left: its id, the future of its answer, its bucket among the deadlines."""
+
 _BODY = int(Flags.BODY)
 _ERROR = int(Flags.ERROR)
 _METADATA = int(Flags.METADATA)
 
 __all__ = ["Calls"]
+
+
+class _Waiting:
+    """A request that the peer has no room for yet."""
+
+    __slots__ = ("placed", "put", "size", "turn")
+
+    def __init__(self, size: int, put: Callable[[], _Placed], turn: Future[None]) -> None:
+        self.size = size
+        self.put = put
+        self.turn = turn
+        self.placed: _Placed | None = None
 
 
 class Calls:
@@ -62,7 +81,10 @@ class Calls:
         tasks: TaskScope,
         violated: Callable[[ProtocolViolation], None],
         limits: Limits,
+        backlog: Backlog,
     ) -> None:
+        self.backlog = backlog
+        """Events that wait for credit, or for their turn behind those that do."""
         self._violated = violated
         self.outgoing: Callable[[Next], Next] | None = None
         """Puts the middleware of this end around what it sends; None where there is none."""
@@ -82,7 +104,10 @@ class Calls:
         """Requests without an answer, by id; the session sets the futures."""
         self._deadlines = Deadlines(tasks, self._expire)
         self._next_sweep: Timer | None = None
-        self._waiting: deque[tuple[Callable[[int], bool], int, Future[None]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        self._wake_is_due = False
+        self._turns: dict[int, tuple[str, _Waiting]] = {}
+        self._turn_deadlines = Deadlines(tasks, self._expire_turn)
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -155,31 +180,20 @@ class Calls:
             extra = 0 if body is None else len(body)
         channel = self._channel
         link = self._link
-        if self._waiting or not channel.may_call(len(payload) + extra) or link.is_crowded:
-            await self._wait_for_credit(channel.may_call, len(payload) + extra, method, timeout)
-            if self.stopped is not None:
-                raise self.stopped.with_traceback(None)
-        request_id = channel.call(head, payload, extra)
-        if body is not None:
-            self._bodies.send(channel.sent, body)
-        future = tasks.future()
-        bucket = 0
-        if default:
-            self.pending[request_id] = future, method, now + timeout if timeout else 0.0
-            if self._next_sweep is None and timeout:
-                self._next_sweep = tasks.call_at(now + timeout, self._sweep)
+        size = len(payload) + extra
+        ends = now + timeout if timeout else 0.0
+        if self._waiting or link.is_crowded or not channel.may_call(size):
+            request_id, future, bucket = await self._wait_for_credit(method, head, payload, body, size, ends, default)
         else:
-            self.pending[request_id] = future, method, 0.0
-            if timeout:
-                bucket = self._deadlines.add(now + timeout, request_id)
-        if len(self.pending) == 1:
-            link.flush()  # a lone caller waits for nobody: one turn of the loop less
-        else:
-            link.wake()
+            request_id, future, bucket = self._put(method, head, payload, body, extra, ends, default)
+            if len(self.pending) == 1:
+                link.flush()  # a lone caller waits for nobody: one turn of the loop less
+            else:
+                link.wake()
         try:
             flags, answer = await future
             if answer.__class__ is Announced:
-                answer = await self._receive_body(method, answer, now + timeout if timeout else None)
+                answer = await self._receive_body(method, answer, ends or None)
         except BaseException as error:
             if self.pending.pop(request_id, None) is not None:  # nobody answered: the caller gave up
                 channel.cancel(request_id)
@@ -222,6 +236,13 @@ class Calls:
         return response.header.flags & SLOT_MASK, response.payload
 
     # --- deadlines and failures --------------------------------------------------------------------------------
+
+    async def request_raw(self, method: str, payload: bytes, timeout: float | None) -> bytes:
+        """Ask the kernel of the peer: send ``payload`` as it is, in slot 0, and return the answer's. Harmless when repeated."""
+        flags, answer = await self._exchange(method, self._codecs.head(method), payload, timeout, True, None)
+        if flags & _ERROR:
+            raise self.error_from(answer)
+        return answer
 
     def _sweep(self) -> None:
         """Requests with the default deadline expire in the order in which they were made: one timer is enough."""
@@ -307,10 +328,9 @@ class Calls:
                 f"{self._peer.event_limit:,}. Send larger data as a stream."
             )
         channel = self._channel
-        if self._waiting or not channel.may_emit(len(payload) + extra) or self._link.is_crowded:
-            await self._wait_for_credit(channel.may_emit, len(payload) + extra, method, 0)
-            if self.stopped is not None:
-                raise self.stopped.with_traceback(None)
+        if self.backlog.queue is not None or self._link.is_crowded or not channel.may_emit(len(payload) + extra):
+            await self.backlog.emit(method, Ready(event_frame(head, payload), body, len(payload) + extra))
+            return
         channel.emit(head, payload, extra)
         if body is not None:
             self._bodies.send(channel.sent, body)
@@ -339,44 +359,117 @@ class Calls:
             flags |= _BODY
         return head[:-1] + bytes((flags,)), metadata + payload, body
 
-    async def _wait_for_credit(self, may: Callable[[int], bool], size: int, method: str, timeout: float) -> None:
+    def _put(
+        self, method: str, head: bytes, payload: bytes, body: bytes | None, extra: int, ends: float, default: bool
+    ) -> _Placed:
+        """Put a request into the channel; return its id, the future of its answer, and its bucket among the deadlines."""
+        request_id = self._channel.call(head, payload, extra)
+        if body is not None:
+            self._bodies.send(self._channel.sent, body)
+        future: Future[tuple[int, bytes]] = self.tasks.future()
+        bucket = 0
+        if default:
+            self.pending[request_id] = future, method, ends
+            if self._next_sweep is None and ends:
+                self._next_sweep = self.tasks.call_at(ends, self._sweep)
+        else:
+            self.pending[request_id] = future, method, 0.0
+            if ends:
+                bucket = self._deadlines.add(ends, request_id)
+        return request_id, future, bucket
+
+    async def _wait_for_credit(
+        self,
+        method: str,
+        head: bytes,
+        payload: bytes,
+        body: bytes | None,
+        size: int,
+        ends: float,
+        default: bool,
+    ) -> _Placed:
+        """Wait until the peer takes one more request and those before it are put in; return what :meth:`_put` does."""
+        waiting = _Waiting(
+            size,
+            partial(self._put, method, head, payload, body, size - len(payload), ends, default),
+            self.tasks.future(),
+        )
+        self._waiting.append(waiting)
+        if len(self._waiting) == 1:
+            self._wake_soon()
+        key = id(waiting)
+        bucket = 0
+        if ends:
+            self._turns[key] = method, waiting
+            bucket = self._turn_deadlines.add(ends, key)
         try:
-            with anyio.fail_after(timeout or None):
-                await self._link.wait_room()
-                while not may(size):
-                    future: Future[None] = self.tasks.future()
-                    entry = may, size, future
-                    self._waiting.append(entry)
-                    try:
-                        await future
-                    except BaseException:
-                        if entry in self._waiting:
-                            self._waiting.remove(entry)
-                        self.wake_waiting()  # its turn, if it had come, is the next one's
-                        raise
-        except TimeoutError:
-            raise RequestTimeout(
-                f"{method}: the peer gave no room for it within the deadline; nothing was sent"
-            ) from None
-        self.tasks.call_soon(self.wake_waiting)
+            await waiting.turn
+        except BaseException:
+            if waiting.placed is not None:  # it left in the same moment in which its caller gave up
+                request_id, _, until = waiting.placed
+                self._deadlines.discard(until, request_id)
+                if self.pending.pop(request_id, None) is not None:
+                    self._channel.cancel(request_id)
+                    self._link.wake()
+            elif waiting in self._waiting:
+                self._waiting.remove(waiting)
+                self._wake_soon()  # the next one may be smaller
+            raise
+        finally:
+            if ends:
+                del self._turns[key]
+                self._turn_deadlines.discard(bucket, key)
+        assert waiting.placed is not None
+        return waiting.placed
+
+    def _expire_turn(self, key: int) -> None:
+        method, waiting = self._turns[key]
+        if not waiting.turn.done():
+            waiting.turn.set_exception(
+                RequestTimeout(f"{method}: the peer gave no room for it within the deadline; nothing was sent")
+            )
+
+    def _wake_soon(self) -> None:
+        if not self._wake_is_due:
+            self._wake_is_due = True
+            self.tasks.call_soon(self._put_waiting)
 
     def wake_waiting(self) -> None:
-        """Credit may have grown: let the first of those who wait try, one at a time and in their order."""
-        while self._waiting:
-            may, size, future = self._waiting[0]
-            if future.done():
-                self._waiting.popleft()
-            elif may(size):
-                self._waiting.popleft()
-                future.set_result(None)
+        """Credit may have grown."""
+        if self.backlog.queue is not None:
+            self.backlog.drain()
+        if self._waiting:
+            self._wake_soon()
+
+    def _put_waiting(self) -> None:
+        """Put in what waits, in its order, as far as credit, room and this turn of the loop allow."""
+        self._wake_is_due = False
+        channel, link, waiting = self._channel, self._link, self._waiting
+        for _ in range(YIELD_AFTER):
+            while waiting and waiting[0].turn.done():
+                waiting.popleft()
+            if not waiting:
+                return
+            if self.stopped is not None:
+                waiting.popleft().turn.set_exception(self.stopped)
+            elif not channel.may_call(waiting[0].size):
+                return  # answers bring more
+            elif not link.has_room:
+                link.on_room_once = self._wake_soon
                 return
             else:
-                return
+                first = waiting.popleft()
+                first.placed = first.put()
+                link.wake()
+                first.turn.set_result(None)
+        self._wake_soon()
 
     def fail(self, error: EchoError) -> None:
         """The connection is over: everything that waits fails at once."""
         self.stopped = error if isinstance(error, ConnectionClosed) else ConnectionClosed(str(error), code=error.code)
+        self.backlog.fail(error)
         self._deadlines.close()
+        self._turn_deadlines.close()
         if self._next_sweep is not None:
             self._next_sweep.cancel()
             self._next_sweep = None
@@ -386,14 +479,15 @@ class Calls:
             if not future.done():
                 future.set_exception(error)
         waiting, self._waiting = self._waiting, deque()
-        for _, _, future in waiting:
-            if not future.done():
-                future.set_exception(error)
+        for entry in waiting:
+            if not entry.turn.done():
+                entry.turn.set_exception(error)
 
     def go_away(self, last: int, error: ConnectionClosed) -> None:
         """The peer goes away: nothing new is started, and requests with ids above ``last`` will never run."""
         if self.stopped is None:
             self.stopped = error
+            self.wake_waiting()
         for request_id in [request_id for request_id in self.pending if request_id > last]:
             future, _, _ = self.pending.pop(request_id)
             if not future.done():

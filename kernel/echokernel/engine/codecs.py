@@ -20,12 +20,14 @@ __all__ = ["Codecs"]
 class Codecs:
     """Serializers by slot, and what was made of them."""
 
-    __slots__ = ("decoders", "encoders", "heads", "serializers", "slot")
+    __slots__ = ("decoders", "encoders", "heads", "key", "serializers", "slot")
 
     def __init__(self, serializers: Sequence[Serializer]) -> None:
         self.serializers: tuple[Serializer, ...] = (RawSerializer(), *serializers)
         self.slot = 1 if serializers else 0
         """The slot of this end's own messages: the first serializer that both ends have."""
+        self.key = self.serializers[self.slot].name, self.slot
+        """Messages to sessions with equal keys have equal bytes."""
         self.heads: dict[str, bytes] = {}
         """The second half of a frame's header, by method."""
         self.encoders: dict[type, Callable[[Any], bytes]] = {}
@@ -40,7 +42,8 @@ class Codecs:
                 check_method(method)
             except ValueError as error:
                 raise InvalidArgument(str(error)) from None
-            head = encode_method(method, self.slot << SLOT_SHIFT)
+            slot = 0 if method.startswith("$") else self.slot  # the kernel's own methods need no serializer
+            head = encode_method(method, slot << SLOT_SHIFT)
             if len(self.heads) < REMEMBERED:
                 self.heads[method] = head
         return head

@@ -10,6 +10,8 @@ from echokernel.errors import ConnectionClosed, StreamStopped
 from echokernel_protocol.codes import Code
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from echokernel.tasks import Future, TaskScope, Timer
     from echokernel.transport import Connection, SendStream
     from echokernel_protocol.channel import Channel
@@ -36,6 +38,9 @@ class Link:
         "channel",
         "connection",
         "is_crowded",
+        "is_listed",
+        "on_room",
+        "on_room_once",
         "tasks",
     )
 
@@ -53,6 +58,12 @@ class Link:
         self._failure: Exception | None = None
         self.is_crowded = False
         """Whether a caller has to wait in :meth:`wait_room` before it puts a counted frame in."""
+        self.is_listed = False
+        """Whether a broadcast sees to it that this link is flushed."""
+        self.on_room: Callable[[], None] | None = None
+        """Called when the outbox is empty again; set only while somebody wants to know."""
+        self.on_room_once: Callable[[], None] | None = None
+        """Called when the outbox is empty again, and then forgotten."""
         self._timer: Timer | None = None
         self._pump: Future[None] | None = None
         self._room: list[Future[None]] = []
@@ -67,6 +78,12 @@ class Link:
             self.flush()
         elif put >= YIELD_AFTER or self.channel.outbox_size > self._limit:
             self.is_crowded = True
+
+    def flush_listed(self) -> None:
+        """Its turn has come among the links of a broadcast."""
+        self.is_listed = False
+        if not self._flush_due:  # else this turn ends with a flush anyway
+            self.flush()
 
     def batch(self, frames: int) -> None:
         """So many frames arrived together; about as many will be put in because of them."""
@@ -96,8 +113,14 @@ class Link:
         if channel.outbox_size:
             if self._pump is not None and not self._pump.done():
                 self._pump.set_result(None)
-        elif self._room:
-            self._give_room()
+        else:
+            if self._room:
+                self._give_room()
+            if self.on_room is not None:
+                self.on_room()
+            if self.on_room_once is not None:
+                once, self.on_room_once = self.on_room_once, None
+                self.tasks.call_soon(once)
         self.keep_time()
 
     def _stopped(self) -> None:
@@ -135,6 +158,11 @@ class Link:
             self.flush()
 
     # --- room for callers --------------------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the outbox is below its limit."""
+        return self.channel.outbox_size <= self._limit
 
     async def wait_room(self) -> None:
         """Wait until the outbox is below its limit, and let others run."""

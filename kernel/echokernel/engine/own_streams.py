@@ -79,9 +79,11 @@ class OwnStreams:
         timeout, _ = self._calls.remaining(method, timeout)
         opening = Opening(method, head, payload, metadata)
         stream: CallStream | None = None
+        ends = self.tasks.now() + timeout if timeout else 0.0
+        await self._enter(method, ends)
         try:
-            with anyio.fail_after(timeout or None):
-                stream = await self._open_stream(opening, True, timeout)
+            with anyio.fail_after(max(0.0, ends - self.tasks.now()) if ends else None):
+                stream = await self._open_stream(opening, True, ends)
                 frames = await stream.receive()
                 while not frames[-1].kind:
                     frames += await stream.receive()
@@ -119,14 +121,17 @@ class OwnStreams:
 
     async def open_stream(self, opening: Opening, *, ends: bool, timeout: float) -> CallStream:
         """Open a call, through the middleware of this end. Raises InvalidArgument, ConnectionClosed."""
+        until = self.tasks.now() + timeout if timeout else 0.0
         if self._calls.outgoing is None:
-            return await self._open_stream(opening, ends, timeout)
+            await self._enter(opening.method, until)
+            return await self._open_stream(opening, ends, until)
         opened: list[CallStream] = []
 
         async def innermost(frame: Frame) -> Frame:
             head = self._codecs.head(frame.header.method)
             changed = Opening(frame.header.method, head, frame.payload, frame.metadata)
-            opened.append(await self._open_stream(changed, ends, timeout))
+            await self._enter(changed.method, until)
+            opened.append(await self._open_stream(changed, ends, until))
             return Frame(Header(MessageType.RESPONSE, 0, "", int(Flags.END)), b"")
 
         header = Header(MessageType.REQUEST, 0, opening.method, opening.head[-1])
@@ -140,19 +145,24 @@ class OwnStreams:
             raise PermissionDenied(f"{opening.method} was intercepted")
         return opened[0]
 
-    async def _open_stream(self, opening: Opening, ends: bool, timeout: float) -> CallStream:
+    async def _enter(self, method: str, until: float) -> None:
         if self._calls.stopped is not None:
             raise self._calls.stopped.with_traceback(None)
-        if len(opening.payload) > self._peer.max_message:
-            raise InvalidArgument(
-                f"{opening.method}: a message of {len(opening.payload):,} bytes; the peer takes "
-                f"{self._peer.max_message:,}. Send larger data as items."
-            )
-        kernel = {"$timeout": str(max(1, int(timeout * 1000)) if timeout else 0)}
-        metadata = encode_metadata(opening.method, opening.metadata, kernel)
-        await self.gate.enter()
+        await self.gate.enter(method, until)
+
+    async def _open_stream(self, opening: Opening, ends: bool, until: float) -> CallStream:
+        """Open a call that has its place; the place is given back when the stream is closed, or cannot be opened."""
         try:
+            if self._calls.stopped is not None:
+                raise self._calls.stopped.with_traceback(None)
+            if len(opening.payload) > self._peer.max_message:
+                raise InvalidArgument(
+                    f"{opening.method}: a message of {len(opening.payload):,} bytes; the peer takes "
+                    f"{self._peer.max_message:,}. Send larger data as items."
+                )
             send, recv = await self._link.connection.open_bi_stream()
+            left = max(1, int((until - self.tasks.now()) * 1000)) if until else 0
+            metadata = encode_metadata(opening.method, opening.metadata, {"$timeout": str(left)})
         except BaseException:
             self.gate.leave()
             raise

@@ -7,12 +7,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from echokernel.engine import inherited
 from echokernel.engine.failures import describe_failure
 from echokernel.engine.metadata import take_timeout
-from echokernel.engine.preludes import read_prelude, refuse_stream
+from echokernel.engine.preludes import refuse_stream
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -25,12 +23,13 @@ from echokernel.errors import (
     StreamReset,
     StreamStopped,
 )
+from echokernel.introspection import KERNEL_METHODS
 from echokernel.middleware import compose
 from echokernel_protocol.calls import CallFrame, CallReader, encode_call_frame
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import SLOT_MASK, SLOT_SHIFT, Flags, Frame, Header, MessageType
-from echokernel_protocol.streams import StreamKind, UnknownKind
+from echokernel_protocol.streams import StreamKind, UnknownKind, take_prelude
 
 if TYPE_CHECKING:
     from echokernel.engine.link import Link
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from echokernel.tasks import Task, TaskScope, Timer
     from echokernel.transport import RecvStream, SendStream
 
-FIRST_FRAME_SECONDS = 30.0  # for the request itself, which may have a body of several MiB
+REQUEST_SECONDS = 30.0  # for the request itself, which may have a body of several MiB
 CHUNK = 65_536  # bytes written at a time: a long answer never holds more than the transport's watermark twice
 
 logger = logging.getLogger("echokernel.handlers")
@@ -77,8 +76,7 @@ class ServedCalls:
 
     def take(self, send: SendStream, recv: RecvStream) -> None:
         """Serve a stream that the peer opened in both directions."""
-        call = ServedCall(self, send, recv)
-        call.task = self.tasks.start(call.run, name="call")
+        ServedCall(self, send, recv).start()
 
     def enter(self, call: ServedCall, request_id: int) -> None:
         """Let a call in. Raises ProtocolViolation, GoingAway while the session drains, Overloaded."""
@@ -135,56 +133,64 @@ class ServedCall:
 
     # --- its life ----------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    def start(self) -> None:
+        """Begin to serve the call."""
+        tasks = self._owner.tasks
+        # one timer, and no cancel scope: this runs for every isolated request
+        self._timer = tasks.call_at(tasks.now() + REQUEST_SECONDS, self.stop, Code.DEADLINE_EXCEEDED)
+        self.task = tasks.start(self._run, name="call")
+        self._send.on_stop(self._caller_gave_up)
+
+    async def _run(self) -> None:
         """Serve the call, from its prelude to its last byte."""
         session = self._owner.session
         frame: CallFrame | None = None
         try:
             frame = await self._read_request()
-            if frame is None:
-                return
             timeout = take_timeout(frame.metadata, session.peer.timeout / 1000)
             await session.connected()
             self._owner.enter(self, frame.request_id)
+        except UnknownKind as error:
+            refuse_stream(self._recv, self._send, error.code)
         except ProtocolViolation as violation:
             refuse_stream(self._recv, self._send, violation.code)
             session._violated(violation)
-        except StreamReset:
-            self._send.reset(Code.CANCELLED)  # the caller gave up before its call was read
         except (Overloaded, GoingAway) as error:
             assert frame is not None
             await self._fail(frame.request_id, ErrorInfo(error.code, error.message).encode())
         except ConnectionClosed:
-            return
+            self._send.reset(Code.CANCELLED)  # the caller gave up before its call was read
+        except BaseException:  # it said nothing in time, or the session ends
+            refuse_stream(self._recv, self._send, self._code)
+            raise
         else:
             self.request_id = frame.request_id
             try:
                 await self._serve(frame, timeout)
             finally:
                 self._owner.leave(frame.request_id)
-                if self._timer is not None:
-                    self._timer.cancel()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
 
-    async def _read_request(self) -> CallFrame | None:
-        """Return the call; None when the stream was refused alone. Raises ProtocolViolation, ConnectionClosed."""
-        try:
-            prelude, data = await read_prelude(self._recv)
-            if prelude.kind is not StreamKind.CALL:
-                raise ProtocolViolation(f"a {prelude.kind.name.lower()} stream where none may be")
-            self._ready.extend(self._reader.receive(data))
-            with anyio.fail_after(FIRST_FRAME_SECONDS):
-                while not self._ready:
-                    data = await self._recv.read()
-                    if not data:
-                        self._reader.end_of_stream()
-                    self._ready.extend(self._reader.receive(data))
-        except UnknownKind as error:
-            refuse_stream(self._recv, self._send, error.code)
-            return None
-        except TimeoutError:
-            refuse_stream(self._recv, self._send, Code.DEADLINE_EXCEEDED)
-            return None
+    async def _read_request(self) -> CallFrame:
+        """Return the call. Raises UnknownKind, ProtocolViolation, ConnectionClosed."""
+        data = b""
+        while (found := take_prelude(data)) is None:
+            data += await self._more()
+        prelude, data = found
+        if prelude.kind is not StreamKind.CALL:
+            raise ProtocolViolation(f"a {prelude.kind.name.lower()} stream where none may be")
+        self._ready.extend(self._reader.receive(data))
+        while not self._ready:
+            self._ready.extend(self._reader.receive(await self._more()))
         return self._ready.popleft()
+
+    async def _more(self) -> bytes:
+        data = await self._recv.read()
+        if not data:
+            raise ProtocolViolation("a stream ended before it said what it is", code=Code.TRUNCATED)
+        return data
 
     async def _serve(self, frame: CallFrame, timeout: float) -> None:
         owner, tasks = self._owner, self._owner.tasks
@@ -193,9 +199,9 @@ class ServedCall:
         deadline = tasks.now() + timeout if timeout else None
         inherited.deadline.set(deadline)
         inherited.metadata.set(frame.metadata or None)
-        if deadline is not None:
-            self._timer = tasks.call_at(deadline, self.stop, Code.DEADLINE_EXCEEDED)
-        self._send.on_stop(self._caller_gave_up)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if deadline is None else tasks.call_at(deadline, self.stop, Code.DEADLINE_EXCEEDED)
         try:
             if owner.onion is None:
                 answer = await self.handle(frame.method, frame.payload)
@@ -226,7 +232,7 @@ class ServedCall:
         """Run the handler; return its one answer, or None when it has sent its answers itself."""
         methods, session = self._owner.methods, self._owner.session
         slot = self._head[1] >> SLOT_SHIFT
-        runners = methods.rpcs.get(method)
+        runners = methods.rpcs.get(method) or KERNEL_METHODS.get(method)
         streaming = methods.streaming.get(method)
         if runners is None and streaming is None:
             raise MethodNotFound(f"no method {method!r} here")

@@ -14,6 +14,7 @@ from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.failures import describe_failure
 from echokernel.engine.metadata import take_timeout
 from echokernel.errors import ConnectionClosed, InvalidArgument, PermissionDenied
+from echokernel.introspection import KERNEL_METHODS
 from echokernel.middleware import compose
 from echokernel_protocol.channel import Announced
 from echokernel_protocol.codes import Code
@@ -38,6 +39,7 @@ _ERROR = int(Flags.ERROR)
 _METADATA = int(Flags.METADATA)
 _BODY = int(Flags.BODY)
 EVENTS_BEFORE_YIELD = 64  # handled in one go before others run: about 0.5 ms
+_FREE = -1  # the charge of an event that came as a datagram: it used no credit, and gives none back
 
 logger = logging.getLogger("echokernel.handlers")
 
@@ -90,6 +92,7 @@ class Serving:
         self._queues: dict[str, _EventQueue] = {}  # made when the first event of a name comes
         self._busy_events = 0
         self._dressed = False  # whether an event with metadata has come
+        self._waiting_datagrams = 0
         self.unknown_events = 0
         self.unknown_methods = 0
 
@@ -110,7 +113,7 @@ class Serving:
         if flags & _METADATA:
             payload, metadata = _undress(payload)
             timeout = take_timeout(metadata, timeout)
-        runners = self._rpcs.get(method)
+        runners = self._rpcs.get(method) or KERNEL_METHODS.get(method)
         slot = (flags & SLOT_MASK) >> SLOT_SHIFT
         if runners is None or slot >= len(runners):
             self._refuse(request_id, method, slot, payload, known=runners is not None)
@@ -245,7 +248,7 @@ class Serving:
             if handlers is not None:
                 await handlers[header.slot](self._session, frame.payload)
             return None
-        runners = self._rpcs.get(header.method)
+        runners = self._rpcs.get(header.method) or KERNEL_METHODS.get(header.method)
         if runners is None:
             raise InvalidArgument(f"middleware changed the method to {header.method!r}, which does not exist")
         payload = await runners[header.slot](self._session, frame.payload)
@@ -269,6 +272,31 @@ class Serving:
             if isinstance(payload, Announced):
                 self._bodies.discard(payload)
             return
+        self._dispatch(queue, method, flags, payload, size, metadata)
+
+    def on_datagram(self, method: str, flags: int, payload: bytes) -> bool:
+        """An event is here that came as a datagram. Return whether there was room for it."""
+        if self._version != self._methods.version:
+            self._refresh()
+        queue = self._queues.get(method) or self._open_queue(method)
+        if queue is None or (flags & SLOT_MASK) >> SLOT_SHIFT >= len(queue.runners):
+            self.unknown_events += 1
+            return True
+        if self._waiting_datagrams >= self._session.limits.max_datagram_events:
+            return False
+        self._waiting_datagrams += 1
+        self._dispatch(queue, method, flags, payload, _FREE, None)
+        return True
+
+    def _dispatch(
+        self,
+        queue: _EventQueue,
+        method: str,
+        flags: int,
+        payload: bytes | Announced,
+        size: int,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
         if method in self._concurrent:
             self._busy_events += 1
             inherited.deadline.set(None)  # that of the request before it is none of an event's business
@@ -308,21 +336,28 @@ class Serving:
             await self._handle_event(queue, flags, payload, metadata)
         finally:
             self._busy_events -= 1
-            self._taken(size, 1)
+            if size == _FREE:
+                self._waiting_datagrams -= 1
+            else:
+                self._taken(size, 1)
 
     async def _work(self, queue: _EventQueue) -> None:
         """Handle the events of one name until none waits."""
         items = queue.items
-        size = count = 0
+        size = count = handled = 0
         try:
             while items:
                 flags, payload, charge, metadata = items.popleft()
-                size += charge
-                count += 1
+                handled += 1
+                if charge == _FREE:
+                    self._waiting_datagrams -= 1
+                else:
+                    size += charge
+                    count += 1
                 await self._handle_event(queue, flags, payload, metadata)
-                if count >= EVENTS_BEFORE_YIELD or size > 65_536:
+                if handled >= EVENTS_BEFORE_YIELD or size > 65_536:
                     self._taken(size, count)
-                    size = count = 0
+                    size = count = handled = 0
                     await anyio.lowlevel.checkpoint()
         finally:
             queue.busy = False

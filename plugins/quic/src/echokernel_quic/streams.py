@@ -56,9 +56,10 @@ class QuicSendStream(SendStream):
     def room(self) -> int:
         return 0 if self._full else HIGH_WATER - len(self._stream.sender._buffer)
 
-    async def wait_room(self) -> None:
+    async def wait_room(self, wanted: int = 1) -> None:
         self._check()
-        while self._full:
+        while self._full or HIGH_WATER - len(self._stream.sender._buffer) < wanted:
+            self._connection.full_streams.add(self)  # who wants more than low water leaves is woken again and again
             await self._waiters.wait()
             self._check()
 
