@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 from typing import Any
@@ -10,13 +11,15 @@ import aioquic
 import pytest
 from aioquic import tls
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.congestion import base as congestion
 from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionId, QuicNetworkPath
 from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketRecovery
 from aioquic.quic.stream import QuicStream
 from quic_helpers import Wire
 
+from echokernel_quic.bbr import Bbr
 from echokernel_quic.config import QuicConfig
 from echokernel_quic.factory import make_engine
 from echokernel_quic.identity import self_signed_identity
@@ -146,6 +149,7 @@ def test_connection_attributes() -> None:
         "_pacer",
         "_pto_count",
         "_rtt_smoothed",
+        "bytes_in_flight",
         "congestion_window",
         "get_probe_timeout",
     )
@@ -202,8 +206,32 @@ def test_packet_builder_pacer_and_crypto() -> None:
     )
     assert pacer.next_send_time(1.0) is None  # no rate, no pacing: how it is switched off on loopback
     assert parameters(QuicPacketPacer.update_rate) == ["congestion_window", "smoothed_rtt"]
+    require(pacer, "evaluation_time")
+    assert parameters(QuicPacketPacer.next_send_time) == parameters(QuicPacketPacer.update_after_send) == ["now"]
     require(CryptoPair(), "decrypt_packet", "recv", "send")
     require(QuicPacketRecovery, "get_probe_timeout")
+
+
+def test_congestion_control() -> None:
+    """The hooks that BBR has, when the recovery calls them, and that "bbr" is no name of aioquic's."""
+    assert congestion.QuicCongestionControl.__abstractmethods__ == {
+        "on_packet_acked",
+        "on_packet_sent",
+        "on_packets_expired",
+        "on_packets_lost",
+        "on_persistent_congestion",
+        "on_rtt_measurement",
+    }
+    for name in congestion.QuicCongestionControl.__abstractmethods__:
+        assert parameters(getattr(Bbr, name)) == parameters(getattr(congestion.QuicCongestionControl, name))
+    assert parameters(congestion.register_congestion_control) == ["name", "factory"]
+    assert congestion._factories.keys() == {"bbr", "cubic", "reno"}
+    assert congestion._factories["bbr"] is Bbr
+    names = [field.name for field in dataclasses.fields(QuicSentPacket)]
+    assert [name for name in ("packet_number", "sent_time", "sent_bytes") if name not in names] == []
+    source = inspect.getsource(QuicPacketRecovery.on_ack_received)
+    order = ["_cc.on_packet_acked(", "_cc.on_rtt_measurement(", "_pacer.update_rate(", "_detect_loss("]
+    assert sorted(order, key=source.index) == order
 
 
 def test_tls_context() -> None:
