@@ -649,8 +649,8 @@ async def test_the_handlers_task_knows_the_metadata_and_passes_trace_keys_on() -
             pass
         async with await nodes.client.create_stream("plain"):
             pass
-        async with await nodes.client.create_stream("audio", metadata=metadata):
-            await nodes.client.request("look")
+        await nodes.client.create_stream("audio", metadata=metadata)
+        await nodes.client.request("look")
         await anyio.sleep(1)
     assert (metadata, metadata) in seen
     assert {"traceparent": "00-1", "own": "1"} in seen
