@@ -336,8 +336,9 @@ class Session(Store):
         ``max_age``: seconds after which a frame is dropped instead of sent; with ``per_frame`` also while it is under way.
         ``on_full``: what :meth:`StreamSender.send` does while the receiver or the network is slower: ``"wait"``,
         ``"drop_oldest"`` or ``"drop_newest"`` of what is buffered here, or ``"error"`` (Overloaded). ``buffer``: frames (and
-        at most 1 MiB) that may wait here. Neither holds for datagrams, which leave at once; the transport drops its oldest
-        one when 256 wait. ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
+        at most 1 MiB) that may wait here; a reliable stream that waits, and has no ``max_age``, has no buffer but the
+        transport's. Neither holds for datagrams, which leave at once; the transport drops its oldest one when 256 wait.
+        ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
 
         Raises InvalidArgument for what is not valid and for datagrams where there are none, ConnectionClosed.
         """
