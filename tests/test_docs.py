@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import inspect
 import io
@@ -14,7 +15,7 @@ import re
 import shutil
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from typing import Any
 import pytest
 
 import echokernel
+from echokernel import ConnectionClosed, EchoError, Limits, OutcomeUnknown, StreamReset, StreamStopped, cli
+from echokernel.loader._hooking import HOOK_NAMES
 from echokernel.testing import VirtualTimeLoop
+from echokernel_protocol.codes import Code
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves helpers beside the tests to us
 
@@ -226,3 +230,37 @@ def table(page: str, first: str) -> Iterator[list[str]]:
         if not line.startswith("|"):
             return
         yield [cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_the_table_of_errors_is_that_of_the_code() -> None:
+    special: dict[str, Any] = {
+        "OutcomeUnknown": lambda: OutcomeUnknown("add", ConnectionClosed()),
+        "StreamReset": lambda: StreamReset(Code.CANCELLED),
+        "StreamStopped": lambda: StreamStopped(Code.CANCELLED),
+    }
+    rows = {row[0]: row[1:3] for row in table("guide/errors.md", "Error")}
+    kinds = [value for value in map(echokernel.__getattr__, echokernel.__all__) if is_error(value)]
+    assert set(rows) == {kind.__name__ for kind in kinds}
+    for kind in kinds:
+        error = special.get(kind.__name__, lambda kind=kind: kind("why"))()
+        code, retryable = rows[kind.__name__]
+        assert code in ("the peer's", str(int(error.code))), kind
+        assert (retryable == "yes") == error.retryable, kind
+
+
+def is_error(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, EchoError)
+
+
+def test_the_table_of_limits_is_that_of_the_code() -> None:
+    rows = {row[0]: float(row[1].replace(",", "")) for row in table("guide/limits.md", "Limit")}
+    assert rows == {field.name: field.default for field in dataclasses.fields(Limits)}
+
+
+def test_the_table_of_hooks_is_that_of_the_code() -> None:
+    assert [row[0] for row in table("guide/plugins.md", "Hook")] == list(HOOK_NAMES)
+
+
+def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
+    codes = {cli.DONE, cli.FAILED, cli.USAGE, cli.NOT_STARTED, cli.WRONG_CONFIG, cli.INTERRUPTED}
+    assert {int(row[0]) for row in table("guide/deployment.md", "Code")} == codes
