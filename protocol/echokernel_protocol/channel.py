@@ -47,6 +47,8 @@ POSITIONS_AT_ONCE: Final = 16
 """Frames with streams of their own that are taken before an ``$ack`` is due at once: a quarter of what a flow may have open."""
 ALL_POSITIONS: Final = MAX_REQUEST_ID
 """Stands for every frame of a flow."""
+MAX_POSITIONS: Final = 8_192
+"""Positions that may wait for an ``$ack``; a sender that keeps to its window, and ends its flows, never has so many open."""
 MAX_PEER_FLOWS: Final = 4_096
 """Streams of the peer that are open on the channel; how many are served at a time is the session's limit, far below."""
 
@@ -542,7 +544,8 @@ class Channel:
 
     def take_flow(self, flow_id: int, position: int, now: float) -> None:
         """A frame of a ``per_frame`` stream of the other end's was taken; ``ALL_POSITIONS``: no more of them is wanted."""
-        self._taken.append((flow_id, position))
+        if len(self._taken) < MAX_POSITIONS:
+            self._taken.append((flow_id, position))
         if len(self._taken) >= POSITIONS_AT_ONCE or position == ALL_POSITIONS:
             self._ack_due = True
         elif self._ack_at is None:
@@ -572,7 +575,9 @@ class Channel:
 
     def data_to_send(self, room: int) -> bytes:
         """Take frames out: all link frames, then counted ones until ``room`` bytes are passed."""
-        if self._ack_due:
+        if self._ack_due and (
+            room > 0 or not self._taken
+        ):  # positions wait for room: a peer may send frames and never read
             self._ack_due, self._ack_at = False, None
             self._event_limit = self._events_taken + self._event_window
             ack = Ack(self.received, self._event_limit, positions=tuple(self._taken))
@@ -607,7 +612,7 @@ class Channel:
     def handle_time(self, now: float) -> None:
         """Do what is due at ``now``; :attr:`has_data` tells whether something has to be sent."""
         if self._ack_at is not None and now >= self._ack_at:
-            self._ack_due = True
+            self._ack_due, self._ack_at = True, None
 
 
 def event_frame(method_and_flags: bytes, payload: bytes) -> bytes:

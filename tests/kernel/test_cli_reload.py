@@ -158,7 +158,12 @@ def test_what_a_handler_imports_while_it_runs(node: Reloading, capsys: Capture) 
     assert node.call("lazy", capsys) == "2"
 
 
-def test_two_edits_of_one_size_within_a_second(node: Reloading, capsys: Capture) -> None:
+def test_two_edits_of_one_size_within_a_second(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    node = Reloading(tmp_path)
+    node.wait_starts(1)
     node.write("my_helper.py", "VALUE = 2\n")
     node.wait_err("changed: my_helper.py")
     second = os.stat(node.directory / "my_helper.py").st_mtime
@@ -169,6 +174,7 @@ def test_two_edits_of_one_size_within_a_second(node: Reloading, capsys: Capture)
     )  # what bytecode is compared with is the same
     node.wait_starts(3)
     assert node.call("value", capsys) == "3"
+    assert node.end(signal.SIGINT) == 0
 
 
 def test_open_requests_finish(node: Reloading, capsys: Capture) -> None:

@@ -426,6 +426,25 @@ async def test_unread_flows_leave_streams_for_others() -> None:
         assert sorted(got) == list(range(100))
 
 
+async def test_a_peer_that_sends_frames_and_never_reads_the_channel_gets_no_endless_acks() -> None:
+    reader = Reader()
+    async with connected(reader) as nodes, peer(nodes) as bad:
+        bad.open(1, delivery="per_frame", max_age="10")
+        (pipe,) = [pipe for pipe in bad.connection._pipes if pipe.owner is bad.connection.other]
+        for position in range(3_000):
+            await bad.stream(1, position)
+            if position % 50 == 0:
+                await anyio.sleep(0.1)
+                pipe.window = 0  # it reads no more
+        await anyio.sleep(1)
+        assert len(reader.frames) == 3_000
+        assert pipe.size < 100
+        pipe.window = 100_000
+        pipe.changed.wake()
+        await anyio.sleep(0.1)
+        assert pipe.size > 3 * 2_900  # and what waited leaves when there is room, though nothing else happens
+
+
 # --- senders that give up -------------------------------------------------------------------------------------------
 
 
@@ -531,6 +550,13 @@ async def test_a_stream_of_datagrams_of_which_none_is_lost_ends_at_once() -> Non
             await push(sender, 20)
         await anyio.sleep(0.01)
         assert reader.ended == "end"
+
+
+async def test_a_plain_stream_has_neither_buffer_nor_task() -> None:
+    async with connected(Reader()) as nodes:
+        sender = await nodes.client.create_stream("audio")
+        assert type(sender) is StreamSender
+        assert not nodes.client.session._flows.sending
 
 
 # --- sizes and choices ----------------------------------------------------------------------------------------------

@@ -32,6 +32,20 @@ __all__ = ["Datagrams", "drop_waiting"]
 class Datagrams:
     """Sends and receives them. A bad one is dropped and counted; it never costs the session."""
 
+    __slots__ = (
+        "_calls",
+        "_codecs",
+        "_connection",
+        "_flows",
+        "_names",
+        "_put_since_yield",
+        "_serving",
+        "bad",
+        "dropped",
+        "received",
+        "sent",
+    )
+
     def __init__(self, connection: Connection, codecs: Codecs, calls: Calls, serving: Serving, flows: Flows) -> None:
         self._connection = connection
         self._codecs = codecs

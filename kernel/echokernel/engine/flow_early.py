@@ -27,6 +27,8 @@ __all__ = ["EarlyData"]
 class EarlyData:
     """Holds it for a second. ``expired(flow id, streams, number of datagrams)`` is told of what was held in vain."""
 
+    __slots__ = ("_bytes", "_datagrams", "_expired", "_flows", "_is_holding", "_streams", "_tasks")
+
     def __init__(
         self, tasks: TaskScope, is_holding: Callable[[], bool], expired: Callable[[int, Streams, int], None]
     ) -> None:

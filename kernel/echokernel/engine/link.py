@@ -110,10 +110,9 @@ class Link:
             return
         except ConnectionClosed:
             return  # the receive loop learns it too, and ends the session
-        if channel.outbox_size:
-            if self._pump is not None and not self._pump.done():
-                self._pump.set_result(None)
-        else:
+        if channel.has_data and self._pump is not None and not self._pump.done():
+            self._pump.set_result(None)
+        if not channel.outbox_size:
             if self._room:
                 self._give_room()
             if self.on_room is not None:
@@ -145,7 +144,7 @@ class Link:
     async def pump(self) -> None:
         """Go on flushing whenever the transport had no room for all. Runs as long as the session."""
         while True:
-            if not self.channel.outbox_size:
+            if not self.channel.has_data:
                 self._pump = self.tasks.future()
                 await self._pump
             try:

@@ -56,6 +56,11 @@ class DeliveryMeter:
         """Whether what is sent now counts as held back by the program."""
         return self._limited_until > 0
 
+    @property
+    def watched(self) -> int:
+        """How many packets are in flight."""
+        return len(self._sent)
+
     def sent(self, number: int, size: int, *, in_flight: int, now: float) -> None:
         """``in_flight``: bytes, without this packet."""
         if in_flight <= 0:  # after a silence the clock starts with this packet

@@ -33,7 +33,7 @@ class RatePacer(QuicPacketPacer):
 
     aioquic's pacer counts in packets, derives its rate from the window and forgets what it let through too early: late
     timers make it up to twice as fast. That does not matter to a window; to a rate it does. This one counts bytes. A
-    pass builds its packets before it tells their sizes, so each costs a full datagram until it was sent.
+    pass builds its packets before it tells their sizes, so each costs what the last ones had until it was sent.
     """
 
     def __init__(self, *, max_datagram_size: int, control: Bbr) -> None:
@@ -41,6 +41,7 @@ class RatePacer(QuicPacketPacer):
         self._control = control
         self._credit = 0.0
         self._built = 0
+        self._usual_size: float = max_datagram_size
         control.on_bytes_sent = self._sent
 
     def next_send_time(self, now: float) -> float | None:  # type: ignore[override]  # aioquic says float, returns None
@@ -52,17 +53,18 @@ class RatePacer(QuicPacketPacer):
             self._credit = min(self._credit + rate * (now - self.evaluation_time), burst)
             self.evaluation_time = now
             self._built = 0
-        left = self._credit - self._built
+        left = self._credit - self._built * self._usual_size
         if left > 0:
             return None
         return now + max(-left / rate, WAKE)
 
     def update_after_send(self, now: float) -> None:
-        self._built += self._max_datagram_size
+        self._built += 1
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
         """The rate is asked for when it is needed."""
 
     def _sent(self, size: int) -> None:
         self._credit -= size
-        self._built = max(0, self._built - self._max_datagram_size)
+        self._built = max(0, self._built - 1)
+        self._usual_size += (size - self._usual_size) / 8
