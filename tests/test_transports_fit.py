@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -51,6 +51,7 @@ class MuxStream(SendStream, RecvStream):
         self.credit, self.chunks, self.ended = CREDIT, deque[bytes](), False
         self.was_reset: int | None = None
         self.was_stopped: int | None = None
+        self.told: Callable[[], object] | None = None
         self.changed = anyio.Event()
 
     def wake(self) -> None:
@@ -72,14 +73,19 @@ class MuxStream(SendStream, RecvStream):
         await self.wait_room()
         self.write_nowait(data)
 
-    async def wait_room(self) -> None:
-        while self.credit <= 0 and self.was_stopped is None:
+    async def wait_room(self, wanted: int = 1) -> None:
+        while self.credit < wanted and self.was_stopped is None:
             self.mux.check()
             await self.changed.wait()
         self.mux.check()
 
     async def finish(self) -> None:
         self.mux.put(self.number, END)
+
+    def on_stop(self, function: Callable[[], object]) -> None:
+        self.told = function
+        if self.was_stopped is not None:
+            function()
 
     def reset(self, code: int) -> None:
         self.mux.put(self.number, RESET, code)
@@ -178,6 +184,8 @@ class MuxConnection(Connection):
             entry.was_reset = value
         elif kind == STOP:
             entry.was_stopped = value
+            if entry.told is not None:
+                entry.told()
         else:
             entry.credit += value
         entry.wake()

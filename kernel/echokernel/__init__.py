@@ -40,13 +40,23 @@ if TYPE_CHECKING:
     from echokernel.handlers import EventHandler, RpcHandler, StreamHandler, event, rpc, stream
     from echokernel.hookspecs import hookimpl
     from echokernel.limits import Limits
+    from echokernel.metadata import current_metadata, time_left
     from echokernel.middleware import Middleware
     from echokernel.reconnect import ReconnectPolicy
     from echokernel.registry import Registry
     from echokernel.serializer import Codec, Serializer
     from echokernel.server import EchoServer, ServerBuilder, ServerPlugin
     from echokernel.session import Session, SessionId, SessionInfo
+    from echokernel.streaming import StreamingCall
     from echokernel.transport import Connection, Listener, PeerIdentity, RecvStream, SendStream, Transport
+    from echokernel_protocol.describe import (
+        Description,
+        Health,
+        HealthStatus,
+        MethodDescription,
+        MethodKind,
+        PluginDescription,
+    )
     from echokernel_protocol.frames import Frame, Header, MessageType
     from echokernel_protocol.timestamped import Timestamped
 
@@ -63,6 +73,7 @@ __all__ = [
     "ConfigError",
     "Connection",
     "ConnectionClosed",
+    "Description",
     "Discovery",
     "EchoClient",
     "EchoError",
@@ -71,16 +82,21 @@ __all__ = [
     "Frame",
     "HandlerError",
     "Header",
+    "Health",
+    "HealthStatus",
     "InvalidArgument",
     "Limits",
     "Listener",
     "MessageType",
+    "MethodDescription",
+    "MethodKind",
     "MethodNotFound",
     "Middleware",
     "OutcomeUnknown",
     "Overloaded",
     "PeerIdentity",
     "PermissionDenied",
+    "PluginDescription",
     "PluginError",
     "ProtocolError",
     "ReconnectPolicy",
@@ -105,14 +121,17 @@ __all__ = [
     "StreamReset",
     "StreamSender",
     "StreamStopped",
+    "StreamingCall",
     "Timestamped",
     "Transport",
     "TransportError",
     "Unauthenticated",
+    "current_metadata",
     "event",
     "hookimpl",
     "rpc",
     "stream",
+    "time_left",
 ]
 
 _MODULES = {
@@ -130,13 +149,16 @@ _MODULES = {
     "echokernel.handlers": "EventHandler RpcHandler StreamHandler event rpc stream",
     "echokernel.hookspecs": "hookimpl",
     "echokernel.limits": "Limits",
+    "echokernel.metadata": "current_metadata time_left",
     "echokernel.middleware": "Middleware",
     "echokernel.reconnect": "ReconnectPolicy",
     "echokernel.registry": "Registry",
     "echokernel.serializer": "Codec Serializer",
     "echokernel.server": "EchoServer ServerBuilder ServerPlugin",
     "echokernel.session": "Session SessionId SessionInfo",
+    "echokernel.streaming": "StreamingCall",
     "echokernel.transport": "Connection Listener PeerIdentity RecvStream SendStream Transport",
+    "echokernel_protocol.describe": ("Description Health HealthStatus MethodDescription MethodKind PluginDescription"),
     "echokernel_protocol.frames": "Frame Header MessageType",
     "echokernel_protocol.timestamped": "Timestamped",
 }

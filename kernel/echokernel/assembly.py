@@ -120,7 +120,8 @@ def _check_exposure(config: Config, parts: Parts, listen: ListenConfig, transpor
         return
     message = (
         f"{listen.address} can be reached from other machines, and nothing says who may connect; set "
-        f"authenticators in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: allow_anonymous = true"
+        f"authenticators, client_ca or pins in [listen.{listen.name}], listen on 127.0.0.1, or let everybody in: "
+        "allow_anonymous = true"
     )
     parts.problems.append(config.problem("security", ("listen", listen.name, "url"), message))
 
@@ -129,7 +130,10 @@ def _build(config: Config, parts: Parts) -> EchoServer:
     from echokernel.server import EchoServer
 
     registry, node = config.registry, config.node
-    builder = EchoServer.builder().name(node.name).limits(config.limits)
+    builder = EchoServer.builder().name(node.name).limits(config.limits).describe(node.describe)
+    if node.tracebacks:
+        logger.warning("node.tracebacks is on: callers see paths and source lines of handlers that fail")
+        builder.tracebacks()
     for listen, transport, authenticators in parts.listeners:
         builder.listen(listen.address, transport, authenticators=authenticators, allow_anonymous=listen.allow_anonymous)
     for name in node.serializers or registry.serializers:
@@ -156,7 +160,9 @@ def _build(config: Config, parts: Parts) -> EchoServer:
     if config.connect:
         names = ", ".join(f"[connect.{name}]" for name in config.connect)
         logger.warning("%s: checked, and not used by a server", names)
-    return builder.build()
+    server = builder.build()
+    server._node.about.plugins = config.registry.plugins
+    return server
 
 
 def _add(builder: Any, handler: Any) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
 from echokernel.addresses import Address, parse_address
 from echokernel.context import ClientContext
+from echokernel.engine.flow_options import BUFFER_FRAMES
 from echokernel.engine.hello import dial_session
 from echokernel.engine.node import Callback, Node
 from echokernel.errors import InvalidArgument
 from echokernel.limits import Limits
-from echokernel.server import _kind_of
+from echokernel.methods import HandlerOwner, MethodTable
 from echokernel.tasks import current_backend, open_tasks
 from echokernel_protocol.codes import Code
 
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from echokernel.discovery import Discovery
-    from echokernel.flows import StreamSender
-    from echokernel.handlers import EventHandler, RpcHandler, StreamHandler
+    from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.middleware import Middleware
     from echokernel.serializer import Serializer
     from echokernel.session import Session
+    from echokernel.streaming import Items, StreamingCall
     from echokernel.tasks import TaskScope
     from echokernel.transport import Transport
+    from echokernel_protocol.describe import Description, Health
 
 logger = logging.getLogger("echokernel.client")
 
@@ -48,7 +51,7 @@ class ClientPlugin(Protocol):
         """Change the builder; returns it, another one, or None for the same."""
 
 
-class ClientBuilder:
+class ClientBuilder(HandlerOwner):
     """Collects what a client is made of. Every method returns the builder; :meth:`connect` ends it."""
 
     def __init__(self) -> None:
@@ -63,9 +66,18 @@ class ClientBuilder:
         self._on_disconnect: list[Callback] = []
         self.discoveries: list[Discovery] = []
 
+    @property
+    def _methods(self) -> MethodTable:
+        return self._node.methods
+
     def name(self, name: str) -> ClientBuilder:
         """The node's name, which the peer sees."""
         self._node.name = name
+        return self
+
+    def describe(self, allowed: bool) -> ClientBuilder:
+        """Whether the server may ask for this node's methods, plugins and versions; by default it may."""
+        self._node.about.describes = allowed
         return self
 
     def transport(self, transport: Transport) -> ClientBuilder:
@@ -93,6 +105,11 @@ class ClientBuilder:
         self._middleware.append(middleware)
         return self
 
+    def tracebacks(self) -> ClientBuilder:
+        """Send the tracebacks of handlers that fail to the server, in the error's details; for development."""
+        self._node.tracebacks = True
+        return self
+
     def credentials(self, credentials: Credentials) -> ClientBuilder:
         """What an authenticator of the server gets: bytes, a text, or an async callable that is asked at each connect."""
         self._credentials = credentials
@@ -101,26 +118,6 @@ class ClientBuilder:
     def limits(self, limits: Limits) -> ClientBuilder:
         """Other bounds than the defaults."""
         self._node.limits = limits
-        return self
-
-    def add_rpc(self, handler: RpcHandler) -> ClientBuilder:
-        """Answer the server's requests."""
-        self._node.methods.add("rpc", handler)
-        return self
-
-    def add_event(self, handler: EventHandler) -> ClientBuilder:
-        """Take the server's events."""
-        self._node.methods.add("event", handler)
-        return self
-
-    def add_stream(self, handler: StreamHandler) -> ClientBuilder:
-        """Take the server's streams."""
-        self._node.methods.add("stream", handler)
-        return self
-
-    def add_handler(self, handler: Any) -> ClientBuilder:
-        """Add what one of the three decorators made."""
-        self._node.methods.add(_kind_of(handler), handler)
         return self
 
     def plugin(self, plugin: ClientPlugin | object) -> ClientBuilder:
@@ -156,6 +153,7 @@ class ClientBuilder:
 
             scheme = where.scheme if self._transport is None else None
             registry = load_for_library(scheme, self._plugins, need_serializer=not self._serializers)
+            node.about.plugins = registry.plugins
             for entry in registry.handlers:
                 self.add_handler(entry.value)
             if not self._serializers:
@@ -194,7 +192,7 @@ class Connecting:
         await self._client._leave()
 
 
-class EchoClient:
+class EchoClient(HandlerOwner):
     """A node that dialled. It is closed by leaving its ``async with``, or by :meth:`close`."""
 
     def __init__(self, node: Node, address: Address, transport: Transport, credentials: Credentials) -> None:
@@ -211,6 +209,10 @@ class EchoClient:
     def builder() -> ClientBuilder:
         """Return an empty builder."""
         return ClientBuilder()
+
+    @property
+    def _methods(self) -> MethodTable:
+        return self._node.methods
 
     @staticmethod
     def connect(
@@ -242,17 +244,79 @@ class EchoClient:
         timeout: float | None = None,
         returns: Any = Any,
         idempotent: bool = False,
+        metadata: Mapping[str, str] | None = None,
+        isolated: bool = False,
     ) -> Coroutine[Any, Any, Any]:
         """Call a method of the server; see :meth:`Session.request`."""
-        return self.session.request(method, value, timeout=timeout, returns=returns, idempotent=idempotent)
+        return self.session.request(
+            method,
+            value,
+            timeout=timeout,
+            returns=returns,
+            idempotent=idempotent,
+            metadata=metadata,
+            isolated=isolated,
+        )
 
-    def emit(self, event: str, value: Any = None) -> Coroutine[Any, Any, None]:
+    def request_stream(
+        self,
+        method: str,
+        value: Any = None,
+        *,
+        items: Items | None = None,
+        sends: bool = False,
+        timeout: float | None = None,
+        returns: Any = Any,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StreamingCall:
+        """Call a method of the server that takes or answers with many values; see :meth:`Session.request_stream`."""
+        return self.session.request_stream(
+            method, value, items=items, sends=sends, timeout=timeout, returns=returns, metadata=metadata
+        )
+
+    def emit(
+        self,
+        event: str,
+        value: Any = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        reliable: bool = True,
+        fallback: bool = False,
+    ) -> Coroutine[Any, Any, None]:
         """Send an event to the server; see :meth:`Session.emit`."""
-        return self.session.emit(event, value)
+        return self.session.emit(event, value, metadata=metadata, reliable=reliable, fallback=fallback)
 
-    async def create_stream(self, name: str) -> StreamSender:
+    @property
+    def max_datagram(self) -> int:
+        """Bytes that fit in one datagram as of now; 0: this connection has none. See :meth:`Session.max_datagram`."""
+        return self.session.max_datagram
+
+    def datagram_size(self, event: str, value: Any = None) -> int:
+        """Return the bytes that an event takes as a datagram; see :meth:`Session.datagram_size`."""
+        return self.session.datagram_size(event, value)
+
+    async def create_stream(
+        self,
+        name: str,
+        *,
+        delivery: Delivery = "reliable",
+        max_age: float | None = None,
+        on_full: OnFull = "wait",
+        buffer: int = BUFFER_FRAMES,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StreamSender:
         """Open a stream to the server; see :meth:`Session.create_stream`."""
-        return await self.session.create_stream(name)
+        return await self.session.create_stream(
+            name, delivery=delivery, max_age=max_age, on_full=on_full, buffer=buffer, metadata=metadata
+        )
+
+    async def describe(self, *methods: str, schemas: bool = True, timeout: float | None = None) -> Description:
+        """Ask the server what it can do; see :meth:`Session.describe`."""
+        return await self.session.describe(*methods, schemas=schemas, timeout=timeout)
+
+    async def health(self, timeout: float | None = None) -> Health:
+        """Ask the server how it is; see :meth:`Session.health`."""
+        return await self.session.health(timeout)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time of a round trip, in seconds."""
@@ -279,10 +343,9 @@ class EchoClient:
         tasks = self._tasks = open_tasks()
         await tasks.__aenter__()
         try:
-            credentials = self._credentials if isinstance(self._credentials, bytes | str) else await self._credentials()
+            credentials = await _ask(self._credentials)
             connection = await self._transport.connect(self._address, tasks)
-            raw = credentials.encode() if isinstance(credentials, str) else credentials
-            session = self._session = await dial_session(connection, self._node, raw)
+            session = self._session = await dial_session(connection, self._node, credentials)
             self.context().session = session
             opened = tasks.future()
             tasks.start(self._run, session, opened, name="session")
@@ -308,3 +371,14 @@ class EchoClient:
                 await self._over.wait()
         finally:
             await tasks.__aexit__(None, None, None)  # shielded and bounded by itself
+
+
+async def _ask(credentials: Credentials) -> bytes:
+    value: Any = credentials() if callable(credentials) else credentials
+    if inspect.isawaitable(value):
+        value = await value
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, bytes):
+        raise InvalidArgument(f"credentials: wanted bytes or a text, got a {type(value).__name__}")
+    return value

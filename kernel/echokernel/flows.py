@@ -1,9 +1,14 @@
-"""Streams for users: a named flow of timestamped frames with backpressure."""
+"""Streams for users: a named flow of timestamped frames with backpressure.
+
+The classes here carry a flow on one reliable stream. What else there is (:mod:`echokernel.engine.flow_sending`,
+:mod:`echokernel.engine.flow_receiving`) are subclasses, with the same methods.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
@@ -31,7 +36,10 @@ if TYPE_CHECKING:
     from echokernel.tasks import Future
     from echokernel.transport import RecvStream, SendStream
 
-__all__ = ["StreamReceiver", "StreamSender"]
+Delivery = Literal["reliable", "per_frame", "datagram"]
+OnFull = Literal["wait", "drop_oldest", "drop_newest", "error"]
+
+__all__ = ["Delivery", "OnFull", "StreamReceiver", "StreamSender"]
 
 REASON_SECONDS = 1.0
 _NAMELESS = b"\x00\x00"  # data frames carry no name and no flags: their payload is raw bytes
@@ -40,33 +48,76 @@ _NAMELESS = b"\x00\x00"  # data frames carry no name and no flags: their payload
 class StreamSender:
     """Sends one stream. ``async with`` finishes it, or aborts it when the body raises."""
 
-    def __init__(self, session: Session, flows: Flows, name: str, flow_id: int, send: SendStream) -> None:
+    delivery: Delivery = "reliable"
+    """How frames travel, as :meth:`Session.create_stream` was told."""
+
+    def __init__(self, session: Session, flows: Flows, name: str, flow_id: int, send: SendStream | None = None) -> None:
         self.name = name
         self.id = flow_id
         self._session = session
         self._flows = flows
-        self._send = send
+        self._carrier = send
         self._seq = 0
         self._sent = 0
+        self._bytes = 0
+        self._dropped_full = 0
+        self._dropped_old = 0
         self._finished = False
         self._error: EchoError | None = None
         self._told: Future[None] | None = None
         self._limit = session.peer.max_frame
 
-    async def send(self, data: bytes) -> None:
-        """Send one frame, stamped with the time of now. Waits while the receiver is more than a buffer behind.
+    @property
+    def max_frame(self) -> int:
+        """Bytes of data that one frame can carry as of now; the path of a datagram may change."""
+        return self._limit
 
-        Raises StreamStopped when the receiver wants no more, MethodNotFound or another error when it refused the stream,
-        ConnectionClosed, InvalidArgument for more than a frame holds. Cancelled while waiting, nothing was sent.
+    def stats(self) -> Mapping[str, int]:
+        """Return counters of frames: ``sent`` (handed to the transport), ``dropped_full`` (no room in the buffer),
+        ``dropped_old`` (beyond ``max_age``); and ``bytes``, of the data sent.
+        """
+        return {
+            "sent": self._sent,
+            "dropped_full": self._dropped_full,
+            "dropped_old": self._dropped_old,
+            "bytes": self._bytes,
+        }
+
+    async def send(self, data: bytes) -> None:
+        """Send one frame, stamped with the time of now.
+
+        Waits while the receiver is more than a buffer behind, unless ``on_full`` says otherwise; a datagram never waits for
+        the receiver. Raises StreamStopped when the receiver wants no more, MethodNotFound or another error when it refused
+        the stream, ConnectionClosed, InvalidArgument for more than :attr:`max_frame`, Overloaded for a full buffer with
+        ``on_full="error"``. Cancelled while waiting, nothing was sent.
         """
         await self.send_timestamped(Timestamped(time.time_ns() // 1000, self._seq, data))
 
     async def send_timestamped(self, frame: Timestamped[bytes]) -> None:
         """Send one frame with a stamp of your own. Waits and raises as :meth:`send` does."""
+        payload = self._encode(frame)
+        assert self._carrier is not None
+        try:
+            await self._carrier.write(encode_frame(MessageType.STREAM, self.id, _NAMELESS, payload))
+        except StreamStopped as error:
+            await self._hear_reason()
+            raise self._error or error from None
+        except EchoError:
+            if self._error is not None:  # it was stopped while we waited, and reset here
+                raise self._error from None
+            raise
+        self._sent += 1
+        self._bytes += len(frame.data)
+        self._seq = (frame.seq + 1) & MAX_U32
+
+    def _check(self) -> None:
         if self._error is not None:
             raise self._error.with_traceback(None)
         if self._finished:
             raise InvalidArgument(f"stream {self.name!r} is finished; create another one")
+
+    def _encode(self, frame: Timestamped[bytes]) -> bytes:
+        self._check()
         if not 0 <= frame.wall_time <= MAX_U64 or not 0 <= frame.seq <= MAX_U32:
             raise InvalidArgument(
                 f"stream {self.name!r}: a stamp of {frame.wall_time} µs, number {frame.seq}; wanted a u64 and a u32"
@@ -76,34 +127,50 @@ class StreamSender:
             raise InvalidArgument(
                 f"stream {self.name!r}: a frame of {len(data):,} bytes; the peer takes {self._limit:,}. Send it in parts."
             )
-        payload = encode_timestamped(frame.wall_time, frame.seq, data)
-        try:
-            await self._send.write(encode_frame(MessageType.STREAM, self.id, _NAMELESS, payload))
-        except StreamStopped as error:
-            await self._hear_reason()
-            raise self._error or error from None
-        except EchoError:
-            if self._error is not None:  # it was stopped while we waited, and reset here
-                raise self._error from None
-            raise
-        self._sent += 1
-        self._seq = (frame.seq + 1) & MAX_U32
+        return encode_timestamped(frame.wall_time, frame.seq, data)
 
     async def finish(self) -> None:
-        """Say that this was all. Does not wait for the receiver. A second call does nothing."""
+        """Say that this was all. Does not wait for the receiver; frames in the buffer are still sent. A second call does
+        nothing.
+        """
         if self._error is not None:
             raise self._error.with_traceback(None)
         if not self._finished:
             self._finished = True
-            self._flows.end(self.id, self._sent)
-            await self._send.finish()
+            await self._finish()
+
+    async def _finish(self) -> None:
+        assert self._carrier is not None
+        self._flows.end(self.id, self._sent)
+        await self._carrier.finish()
+
+    async def wait_taken(self, timeout: float | None = None) -> int:
+        """Wait until the peer's handler of this stream has ended, and return how many frames it took.
+
+        After :meth:`finish`, a number equal to :attr:`sent` says that all of them were taken. ``timeout``: seconds, 0
+        for no deadline, None for the node's default. Raises what the stream was refused with, HandlerError when its
+        handler failed, RequestTimeout, ConnectionClosed, MethodNotFound from a peer that keeps no count.
+        """
+        from echokernel.introspection import ask_taken
+
+        return await ask_taken(self._session, self.id, timeout)
+
+    @property
+    def sent(self) -> int:
+        """How many frames were sent."""
+        return self._sent
 
     def abort(self, code: int = Code.CANCELLED, message: str = "the sender gave up") -> None:
         """End early: the receiver gets an error instead of the end. Nothing happens once the stream is finished."""
         if not self._finished and self._error is None:
             self._finished = True
             self._flows.abort(self.id, ErrorInfo(code, message))
-            self._send.reset(code)
+            self._drop(code)
+
+    def _drop(self, code: int) -> None:
+        """What was not delivered yet will not be."""
+        if self._carrier is not None:
+            self._carrier.reset(code)
 
     async def _hear_reason(self) -> None:
         """The stream was stopped; the channel says why, perhaps a moment later."""
@@ -115,7 +182,7 @@ class StreamSender:
     def _stopped(self, error: EchoError) -> None:
         if self._error is None and not self._finished:
             self._error = error
-            self._send.reset(error.code)
+            self._drop(error.code)
         if self._told is not None and not self._told.done():
             self._told.set_result(None)
 
@@ -132,11 +199,21 @@ class StreamSender:
 
 
 class StreamReceiver:
-    """Receives one stream: ``async for frame in stream``, or :meth:`recv`. What is not read stays with the sender."""
+    """Receives one stream: ``async for frame in stream``, or :meth:`recv`. What is not read stays with the sender.
 
-    def __init__(self, session: Session, flows: Flows, name: str, flow_id: int) -> None:
+    With ``delivery`` ``"per_frame"`` or ``"datagram"`` frames come as they arrive, and some may not: go by ``frame.seq``.
+    """
+
+    delivery: Delivery = "reliable"
+    """How the sender lets the frames travel."""
+
+    def __init__(
+        self, session: Session, flows: Flows, name: str, flow_id: int, metadata: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.id = flow_id
+        self.metadata: Mapping[str, str] = metadata or {}
+        """What the sender said of the stream when it opened it."""
         self._session = session
         self._flows = flows
         self._recv: RecvStream | None = None
@@ -153,7 +230,9 @@ class StreamReceiver:
     async def recv(self) -> Timestamped[bytes] | None:
         """Return the next frame, None after the last one.
 
-        Raises StreamReset or the sender's error when it gave up, ConnectionClosed, ProtocolError for a cut stream.
+        Raises StreamReset or the sender's error when it gave up, ConnectionClosed, ProtocolError for a cut stream. A stream
+        whose frames may get lost ends when all are accounted for, or a while after its END: 0.5 s for datagrams; for
+        ``per_frame`` 0.5 s beyond the sender's ``max_age``, 5 s where it has none.
         """
         while not self._ready:
             if self._closed:
@@ -184,6 +263,19 @@ class StreamReceiver:
             else:
                 self._data_ended = True
         return self._ready.pop()
+
+    @property
+    def taken(self) -> int:
+        """How many frames :meth:`recv` has returned."""
+        return self._received - len(self._ready)
+
+    def stats(self) -> Mapping[str, int]:
+        """Return counters of frames: ``received``, ``lost``, ``reordered`` (came after a later one), ``duplicate`` (came
+        again, and was left out), ``dropped`` (arrived, and nobody read them in time).
+
+        ``lost`` goes by the gaps so far, and is exact once the stream has ended; on a reliable stream it stays 0.
+        """
+        return {"received": self._received, "lost": 0, "reordered": 0, "duplicate": 0, "dropped": 0}
 
     def _take(self, data: bytes) -> None:
         assert self._recv is not None
@@ -226,6 +318,11 @@ class StreamReceiver:
         return frame
 
     # --- what the session tells ---------------------------------------------------------------------------------
+
+    def _take_stream(self, position: int, recv: RecvStream, rest: bytes) -> Coroutine[Any, Any, None] | None:
+        """A data stream is here. Returns what a task has to do for it, if anything."""
+        self._attach(recv, rest)
+        return None
 
     def _attach(self, recv: RecvStream, rest: bytes) -> None:
         if self._recv is not None or self._closed:

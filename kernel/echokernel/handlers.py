@@ -1,7 +1,8 @@
 """Handlers: what ``@rpc``, ``@event`` and ``@stream`` make of a function, and what a class may be instead.
 
 An optional first parameter of type :class:`~echokernel.session.Session` gets the session of the caller; the parameters
-after it are the payload: none is the unit value, one is that value, several are a tuple.
+after it are the payload: none is the unit value, one is that value, several are a tuple. An ``@rpc`` that is an async
+generator answers with many values; its parameter annotated ``AsyncIterator[T]`` receives many.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 from echokernel.engine.threads import run_in_thread
@@ -27,13 +29,30 @@ R = TypeVar("R")
 Kind = Literal["rpc", "event", "stream"]
 Runner = Callable[["Session", bytes], Awaitable[bytes]]
 """A handler bound to one serializer: payload in, payload out. Events return ``b""``."""
+StreamingRunner = Callable[["Session", bytes, "Exchange"], Awaitable[None]]
+"""A streaming handler bound to one serializer: reads items from the exchange, and sends its answers to it."""
+
+_ITERATORS = (AsyncIterator, AsyncIterable, AsyncGenerator)
 
 __all__ = ["EventHandler", "FunctionHandler", "RpcHandler", "StreamHandler", "event", "rpc", "stream"]
 
 
+class Exchange(Protocol):
+    """What a streaming handler reads from and answers to: payloads, not values."""
+
+    def items(self, decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+        """The caller's items, decoded, as they are asked for; ends when the caller has sent its last one."""
+
+    async def send(self, payload: bytes) -> None:
+        """Send one answer; waits while the caller is behind."""
+
+
 @runtime_checkable
 class RpcHandler(Protocol):
-    """Answers requests. An object with these two members is one; ``@rpc`` makes them from functions."""
+    """Answers requests. An object with these two members is one; ``@rpc`` makes them from functions.
+
+    Where ``handle`` is an async generator function, it answers a streaming request, and yields payloads.
+    """
 
     name: str
 
@@ -78,10 +97,15 @@ class FunctionHandler(Generic[P, R]):
         if self.name.startswith("$"):
             raise InvalidArgument(f"{self.name!r}: names that begin with $ belong to the kernel")
         functools.update_wrapper(self, function)
-        self._is_async = inspect.iscoroutinefunction(function)
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         self._signature: tuple[bool, tuple[Any, ...], Any] | None = None
-        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-            raise InvalidArgument(f"{self._where}: a generator cannot be a handler yet; return a list, or use a stream")
+        self.yields = inspect.isasyncgenfunction(function)
+        """Whether it answers with many values."""
+        self._items_at = -1
+        if inspect.isgeneratorfunction(function):
+            raise InvalidArgument(f"{self._where}: a plain generator would block the loop; write async def with yield")
+        if self.yields and kind != "rpc":
+            raise InvalidArgument(f"{self._where}: only an @rpc answers, so only an @rpc can yield; this is an @{kind}")
         if inline and self._is_async:
             raise InvalidArgument(
                 f"{self._where}: inline=True is for plain functions that do not block; this one is async"
@@ -102,6 +126,8 @@ class FunctionHandler(Generic[P, R]):
         """Handle one message with the first serializer of the session, as a handler class would."""
         if self.kind == "stream":
             return await self.run_stream(session, payload)
+        if self.is_streaming:
+            raise InvalidArgument(f"{self.name} streams; call it with request_stream")
         return await self.bind(session.serializer)(session, payload)
 
     @property
@@ -117,7 +143,7 @@ class FunctionHandler(Generic[P, R]):
 
     @property
     def signature(self) -> tuple[bool, tuple[Any, ...], Any]:
-        """Whether the session is passed, the types of the payload's parameters, the type of the result.
+        """Whether the session is passed, the types of the payload's parameters, the type of the result or of each of many.
 
         A missing annotation is ``typing.Any``. Raises InvalidArgument for an annotation that cannot be resolved.
         """
@@ -140,14 +166,50 @@ class FunctionHandler(Generic[P, R]):
             hints.get(names[0]) is Session or (names[0] == "session" and names[0] not in hints)
         )
         payload = tuple(hints.get(name, Any) for name in names[takes_session:])
-        for kind in payload:
-            if typing.get_origin(kind) in (AsyncIterator, AsyncIterable) or kind in (AsyncIterator, AsyncIterable):
-                raise InvalidArgument(
-                    f"{self._where}: a parameter that is an async iterator is not supported yet; use a stream"
-                )
+        places = [place for place, kind in enumerate(payload) if _is_iterator(kind)]
+        if places:
+            self._take_items(places, payload)
+            payload = payload[: self._items_at] + payload[self._items_at + 1 :]
         if self.kind == "stream" and len(payload) != 1:
             raise InvalidArgument(f"{self._where}: a stream handler takes (session, stream) or (stream)")
-        return takes_session, payload, hints.get("return", Any)
+        result = hints.get("return", Any)
+        if self.yields:
+            result = _item_type(result) if _is_iterator(result) else Any
+        elif _is_iterator(result):
+            raise InvalidArgument(
+                f"{self._where}: it returns an async iterator; to answer with many values it has to be an async "
+                "generator itself (async def with yield)"
+            )
+        return takes_session, payload, result
+
+    def _take_items(self, places: list[int], payload: tuple[Any, ...]) -> None:
+        if self.kind != "rpc":
+            raise InvalidArgument(
+                f"{self._where}: only an @rpc takes an async iterator; many values to an @{self.kind} are a stream"
+            )
+        if len(places) > 1:
+            raise InvalidArgument(f"{self._where}: two parameters are async iterators; a request has one row of items")
+        if not self._is_async:
+            raise InvalidArgument(f"{self._where}: it takes an async iterator, so it has to be async def")
+        self._items_at = places[0]
+        self._item_type = _item_type(payload[self._items_at])
+
+    @property
+    def takes_items(self) -> bool:
+        """Whether it receives many values: one of its parameters is an async iterator."""
+        _ = self.signature
+        return self._items_at >= 0
+
+    @property
+    def item_type(self) -> Any:
+        """The type of the many values that it receives. Raises AttributeError where it receives none."""
+        _ = self.signature
+        return self._item_type
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether it is called with ``request_stream``: it takes or answers with many values."""
+        return self.yields or (self.kind == "rpc" and self.takes_items)
 
     @property
     def payload_type(self) -> Any:
@@ -198,6 +260,45 @@ class FunctionHandler(Generic[P, R]):
 
         return run_with_one if count == 1 and is_rpc and not takes_session else run
 
+    def bind_streaming(self, serializer: Serializer) -> StreamingRunner:
+        """Return the function that serves one streaming request coded by ``serializer``. Raises InvalidArgument."""
+        takes_session, parameters, result = self.signature
+        place, yields = self._items_at + takes_session, self.yields
+        try:
+            decode = serializer.codec(self.payload_type).decode
+            decode_item = serializer.codec(self._item_type).decode if self.takes_items else None
+            encode = serializer.codec(result).encode
+        except SerializationError as error:
+            raise InvalidArgument(f"{self._where}: {error}") from error
+        function: Callable[..., Any] = self.function
+        count = len(parameters)
+        wrong = self._wrong_arguments
+
+        def decode_argument(payload: bytes) -> Any:
+            try:
+                return decode_item(payload) if decode_item is not None else None
+            except SerializationError as error:
+                raise wrong(error) from error
+
+        async def run(session: Session, payload: bytes, exchange: Exchange) -> None:
+            try:
+                value = decode(payload)
+            except SerializationError as error:
+                raise wrong(error) from error
+            arguments = list(value if count > 1 else (value,) if count else ())
+            if takes_session:
+                arguments.insert(0, session)
+            if decode_item is not None:
+                arguments.insert(place, exchange.items(decode_argument))
+            if not yields:
+                await exchange.send(encode(await function(*arguments)))
+                return
+            async with aclosing(function(*arguments)) as answers:  # closed in the task that iterates it
+                async for answer in answers:
+                    await exchange.send(encode(answer))
+
+        return run
+
     def _wrong_arguments(self, error: SerializationError) -> InvalidArgument:
         return InvalidArgument(f"{self.name}: {error}")
 
@@ -218,6 +319,15 @@ class FunctionHandler(Generic[P, R]):
         return call_in_thread
 
 
+def _is_iterator(annotation: Any) -> bool:
+    return annotation in _ITERATORS or typing.get_origin(annotation) in _ITERATORS
+
+
+def _item_type(annotation: Any) -> Any:
+    arguments = typing.get_args(annotation)
+    return arguments[0] if arguments else Any
+
+
 @overload
 def rpc(function: Callable[P, R], /) -> FunctionHandler[P, R]: ...
 
@@ -229,7 +339,9 @@ def rpc(name: str | None = None, /, *, inline: bool = False) -> Callable[[Callab
 def rpc(name: Any = None, /, *, inline: bool = False) -> Any:
     """Make a function answer requests: ``@rpc`` under its own name, ``@rpc("math.add")`` under another.
 
-    A plain function runs in a worker thread; with ``inline=True`` it runs in the event loop and must not block.
+    An async generator answers with many values, and a parameter annotated ``AsyncIterator[T]`` receives many: callers use
+    ``request_stream``. A plain function runs in a worker thread; with ``inline=True`` it runs in the event loop and must
+    not block.
     """
     return _decorate("rpc", name, inline=inline)
 

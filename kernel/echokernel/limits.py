@@ -23,6 +23,9 @@ class Limits:
     """Their frames and bodies together. Reached: further ones wait at the peer."""
     event_window: int = 8_388_608
     """Bytes of the peer's events that no handler took yet; at least ``max_message`` and 16 KiB. Reached: emit() waits."""
+    max_datagram_events: int = 256
+    """The peer's events that came as datagrams and wait for their handlers; 256 of 1,170 bytes are 300 kB, and 5 s at 50 a
+    second. Reached: the newest is dropped and counted."""
     outbox: int = 8_388_608
     """Bytes of our frames that the transport has not taken yet. Reached: callers wait."""
     broadcast_backlog: int = 8_388_608
@@ -58,7 +61,15 @@ class Limits:
             raise ValueError(
                 f"event_window is {self.event_window:,} bytes; wanted max_message and 16 KiB: {self.max_message + 16_384:,}"
             )
-        counts = ("max_requests", "max_streams", "max_sessions", "max_unauthenticated", "max_groups", "broadcast_keep")
-        for name in (*counts, "broadcast_backlog"):
+        for name in (
+            "max_requests",
+            "max_datagram_events",
+            "max_streams",
+            "max_sessions",
+            "max_unauthenticated",
+            "max_groups",
+            "broadcast_keep",
+            "broadcast_backlog",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted at least 1")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from echokernel.reconnect import ReconnectPolicy
     from echokernel.serializer import Serializer
     from echokernel.transport import PeerIdentity, Transport
+    from echokernel_protocol.describe import PluginDescription
 
 T = TypeVar("T")
 
@@ -107,6 +108,8 @@ class Registry:
         self._services: dict[str, Registered[Factory[Service]]] = {}
         self._commands: dict[str, Registered[Command]] = {}
         self._checks: dict[str, Registered[Check]] = {}
+        self.plugins: tuple[PluginDescription, ...] = ()
+        """The plugins that were loaded, in order."""
 
     def transport(
         self,

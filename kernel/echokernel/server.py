@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ from echokernel.engine.hello import accept_session
 from echokernel.engine.node import Callback, Node
 from echokernel.errors import ConfigError, ConnectionClosed, InvalidArgument, TransportError
 from echokernel.limits import Limits
+from echokernel.methods import HandlerOwner, MethodTable
 from echokernel.tasks import open_tasks
 from echokernel_protocol.codes import Code
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
     from echokernel.discovery import Discovery
     from echokernel.engine.broadcast import BroadcastPolicy
-    from echokernel.handlers import EventHandler, RpcHandler, StreamHandler
     from echokernel.middleware import Middleware
     from echokernel.registry import Authenticator, Service
     from echokernel.serializer import Serializer
@@ -54,7 +55,7 @@ class _Binding:
     allow_anonymous: bool
 
 
-class ServerBuilder:
+class ServerBuilder(HandlerOwner):
     """Collects what a server is made of. Every method returns the builder; nothing is opened before the server runs."""
 
     def __init__(self) -> None:
@@ -70,9 +71,18 @@ class ServerBuilder:
         self._allow_anonymous = False
         self.discoveries: list[Discovery] = []
 
+    @property
+    def _methods(self) -> MethodTable:
+        return self._node.methods
+
     def name(self, name: str) -> ServerBuilder:
         """The node's name, which peers see."""
         self._node.name = name
+        return self
+
+    def describe(self, allowed: bool) -> ServerBuilder:
+        """Whether peers may ask for this node's methods, plugins and versions; by default they may."""
+        self._node.about.describes = allowed
         return self
 
     def bind(self, address: str | Address | tuple[str, int]) -> ServerBuilder:
@@ -121,6 +131,11 @@ class ServerBuilder:
         self._allow_anonymous = True
         return self
 
+    def tracebacks(self) -> ServerBuilder:
+        """Send the tracebacks of handlers that fail to their callers, in the error's details; for development."""
+        self._node.tracebacks = True
+        return self
+
     def service(self, service: Service) -> ServerBuilder:
         """Run a service beside the server."""
         self._services.append(service)
@@ -134,26 +149,6 @@ class ServerBuilder:
     def broadcast_policy(self, event: str, policy: BroadcastPolicy) -> ServerBuilder:
         """What becomes of broadcasts of ``event`` at sessions that are behind: see ``ServerContext.broadcast``."""
         self._node.context.set_policy(event, policy)
-        return self
-
-    def add_rpc(self, handler: RpcHandler) -> ServerBuilder:
-        """Add what ``@rpc`` made, or an object with ``name`` and ``handle``."""
-        self._node.methods.add("rpc", handler)
-        return self
-
-    def add_event(self, handler: EventHandler) -> ServerBuilder:
-        """Add what ``@event`` made, or an object with ``name`` and ``handle``."""
-        self._node.methods.add("event", handler)
-        return self
-
-    def add_stream(self, handler: StreamHandler) -> ServerBuilder:
-        """Add what ``@stream`` made, or an object with ``name`` and ``handle``."""
-        self._node.methods.add("stream", handler)
-        return self
-
-    def add_handler(self, handler: Any) -> ServerBuilder:
-        """Add what one of the three decorators made."""
-        self._node.methods.add(_kind_of(handler), handler)
         return self
 
     def plugin(self, plugin: ServerPlugin | object) -> ServerBuilder:
@@ -201,6 +196,7 @@ class ServerBuilder:
             registry = load_for_library(
                 missing[0] if missing else None, self._plugins, need_serializer=not self._serializers
             )
+            node.about.plugins = registry.plugins
             for entry in registry.handlers:
                 self.add_handler(entry.value)
         if registry is not None and not self._serializers:
@@ -226,24 +222,18 @@ class ServerBuilder:
         return EchoServer(node, bindings, self._services, self._hooks["start"], self._hooks["stop"])
 
 
-def _kind_of(handler: Any) -> Any:
-    kind = getattr(handler, "__echokernel_kind__", None)
-    if kind is None:
-        raise InvalidArgument(f"{handler!r} does not say what it handles; use add_rpc, add_event or add_stream")
-    return kind
-
-
 def _check_public(address: Address, transport: Transport, authenticators: Sequence[Authenticator], allow: bool) -> None:
     if address.is_loopback or authenticators or transport.authenticates_peers or address.scheme == "memory":
         return
     if not allow:
         raise ConfigError(
             f"{address} can be reached from other machines, and nobody would have to say who they are; "
-            "add an authenticator, listen on 127.0.0.1, or set allow_anonymous = true"
+            "add an authenticator, have the transport ask for client certificates (client_ca, or pins), "
+            "listen on 127.0.0.1, or let everybody in with allow_anonymous"
         )
 
 
-class EchoServer:
+class EchoServer(HandlerOwner):
     """A node that listens. ``await server.run()``, or ``async with server:`` around what it should run beside."""
 
     def __init__(
@@ -271,6 +261,10 @@ class EchoServer:
     def builder() -> ServerBuilder:
         """Return an empty builder."""
         return ServerBuilder()
+
+    @property
+    def _methods(self) -> MethodTable:
+        return self._node.methods
 
     def context(self) -> ServerContext:
         """Return the server's context."""
@@ -326,9 +320,11 @@ class EchoServer:
             await self._tasks.__aexit__(None, None, None)  # shielded and bounded by itself
 
     async def _start(self, tasks: TaskScope) -> None:
+        self._node.about.started = time.monotonic()
         for binding in self._bindings:
             assert binding.transport is not None
-            if binding.allow_anonymous and not binding.address.is_loopback:
+            asked = binding.authenticators or binding.transport.authenticates_peers
+            if binding.allow_anonymous and not asked and not binding.address.is_loopback:
                 logger.warning("%s accepts peers from other machines without asking who they are", binding.address)
             listener = await binding.transport.listen(binding.address, tasks)
             self._listeners.append(listener)
@@ -385,7 +381,7 @@ class EchoServer:
         if self._stop_called:
             await self._stopped.wait()
             return
-        self._stop_called = True
+        self._stop_called = self._node.about.draining = True
         try:
             for listener in self._listeners:
                 await listener.close()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NewType
 
 import anyio
 
+from echokernel import introspection
 from echokernel.context import ClientContext, ServerContext, Store
 from echokernel.engine import inherited
 from echokernel.engine.backlog import Backlog
@@ -22,41 +23,48 @@ from echokernel.engine.bodies import Bodies
 from echokernel.engine.broadcast import Broadcasts
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
+from echokernel.engine.datagrams import Datagrams
+from echokernel.engine.flow_options import BUFFER_FRAMES, FlowOptions
 from echokernel.engine.flow_table import Flows
 from echokernel.engine.link import Link
+from echokernel.engine.metadata import encode_metadata
+from echokernel.engine.preludes import read_prelude, refuse_stream
+from echokernel.engine.served_calls import ServedCalls
 from echokernel.engine.serving import Serving
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
     InvalidArgument,
     Overloaded,
+    PermissionDenied,
     ProtocolError,
     RequestTimeout,
 )
+from echokernel.middleware import compose_outgoing, compose_sessions
 from echokernel.tasks import open_tasks
 from echokernel_protocol.channel import Announced, Received
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
-from echokernel_protocol.frames import Flags, MessageType
+from echokernel_protocol.frames import Flags, Frame, Header, MessageType
 from echokernel_protocol.link import GoAway
-from echokernel_protocol.streams import StreamKind, UnknownKind, take_prelude
+from echokernel_protocol.streams import StreamKind, UnknownKind
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
     from echokernel.engine.groups import Groups
     from echokernel.engine.node import Node
-    from echokernel.flows import StreamSender
+    from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.serializer import Serializer
+    from echokernel.streaming import Items, StreamingCall
     from echokernel.tasks import Future, TaskScope
     from echokernel.transport import Connection, PeerIdentity, RecvStream, SendStream
     from echokernel_protocol.channel import Channel
+    from echokernel_protocol.describe import Description, Health
     from echokernel_protocol.hello import Hello
 
 SessionId = NewType("SessionId", int)
-PRELUDE_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
-PRELUDE_BYTES = 32
 LINGER_SECONDS = 2.0
 MAX_PINGS = 32  # half of what the peer lets wait
 
@@ -113,6 +121,8 @@ class Session(Store):
         self._pings: dict[int, Future[float]] = {}
         self._ping_number = 0
         self._held: list[Received] | None = []
+        self._until_connected: list[Future[None]] = []
+        self._over: Future[None] | None = None
         self._tasks: TaskScope
         self._closing: Future[None] | None = None
         self._groups: set[str] | None = None
@@ -164,6 +174,11 @@ class Session(Store):
         return self._held is not None
 
     @property
+    def shows_tracebacks(self) -> bool:
+        """Whether the peer gets tracebacks of handlers that fail."""
+        return self._node.tracebacks
+
+    @property
     def serializer(self) -> Serializer:
         """What this end codes its own messages with."""
         return self._codecs.serializers[self._codecs.slot]
@@ -175,6 +190,8 @@ class Session(Store):
     def stats(self) -> Mapping[str, int | float]:
         """Return counters: frames, open requests, what was dropped, and the transport's own."""
         channel = self._channel
+        datagrams = self._datagrams.stats()
+        transport = self._connection.stats()
         return {
             "frames_sent": channel.sent,
             "frames_received": channel.received,
@@ -185,7 +202,9 @@ class Session(Store):
             "unknown_events": self._serving.unknown_events,
             "unknown_methods": self._serving.unknown_methods,
             **self._calls.backlog.stats(),
-            **self._connection.stats(),
+            **transport,
+            **datagrams,
+            "datagrams_dropped": datagrams["datagrams_dropped"] + transport.get("datagrams_dropped", 0),
         }
 
     # --- groups ------------------------------------------------------------------------------------------------
@@ -228,35 +247,135 @@ class Session(Store):
         timeout: float | None = None,
         returns: Any = Any,
         idempotent: bool = False,
+        metadata: Mapping[str, str] | None = None,
+        isolated: bool = False,
     ) -> Coroutine[Any, Any, Any]:
         """Call a method of the peer and return its result.
 
         ``value``: the one parameter, a tuple for several, None for none. ``timeout``: seconds, 0 for no deadline, None
         for the node's default; a request made inside a handler never outlives the one that is handled. ``returns``: the
         type to check the result against and to build. ``idempotent``: running it twice does no harm, so a lost connection
-        is a ConnectionClosed that may be tried again, not an OutcomeUnknown.
+        is a ConnectionClosed that may be tried again, not an OutcomeUnknown. ``metadata``: texts by name, which the handler
+        reads with :func:`~echokernel.metadata.current_metadata`; at most 64, and 8 KiB together. ``isolated``: give it a stream
+        of its own, so that neither large messages before it nor lost packets of others hold it up; costs several times as much.
 
         Raises MethodNotFound, InvalidArgument, HandlerError, RequestTimeout, OutcomeUnknown, ConnectionClosed and
         whatever else the peer's handler raised. Cancelled, the handler at the peer is cancelled too.
         """
-        return self._calls.request(method, value, timeout, returns, idempotent)
+        return self._calls.request(method, value, timeout, returns, idempotent, metadata, isolated)
 
-    def emit(self, event: str, value: Any = None) -> Coroutine[Any, Any, None]:
+    def request_stream(
+        self,
+        method: str,
+        value: Any = None,
+        *,
+        items: Items | None = None,
+        sends: bool = False,
+        timeout: float | None = None,
+        returns: Any = Any,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StreamingCall:
+        """Call a method that takes or answers with many values; nothing happens before the result is entered or iterated.
+
+        ``value``: what the handler's parameters get, beside its async iterator. ``items``: values to send, from any iterable
+        or async iterable. ``sends``: items are sent with :meth:`StreamingCall.send`. ``timeout``: seconds for the whole call,
+        None and 0 for no end; a call made inside a handler never outlives the request that is handled. ``returns``: the type
+        of each answer.
+
+        Raises InvalidArgument, SerializationError; what the handler raises comes out of the iteration.
+        """
+        return self._calls.own_streams.streaming(method, value, items, sends, timeout, returns, metadata)
+
+    def emit(
+        self,
+        event: str,
+        value: Any = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        reliable: bool = True,
+        fallback: bool = False,
+    ) -> Coroutine[Any, Any, None]:
         """Send an event. Returns once it is on its way; waits while the peer is an event window behind.
+
+        ``reliable=False`` sends it as one datagram: it may be lost, or overtake others, and never waits for the peer. It
+        has to fit in :attr:`max_datagram` (:meth:`datagram_size` tells its size); where it does not, that is an
+        InvalidArgument, or with ``fallback=True`` it is sent reliably; metadata, which does not travel in datagrams, likewise.
 
         Raises SerializationError, InvalidArgument, ConnectionClosed.
         """
-        return self._calls.emit(event, value)
+        if not reliable:
+            return self._datagrams.emit(event, value, fallback, metadata)
+        return self._calls.emit(event, value, metadata)
 
-    async def create_stream(self, name: str) -> StreamSender:
+    @property
+    def max_datagram(self) -> int:
+        """Bytes that fit in one datagram as of now, our own header included; 0: this connection has no datagrams."""
+        return self._connection.max_datagram
+
+    def datagram_size(self, event: str, value: Any = None) -> int:
+        """Return the bytes that an event takes as a datagram; at most :attr:`max_datagram` of them can be sent.
+
+        Raises SerializationError, InvalidArgument for a name that is not valid.
+        """
+        return len(self._datagrams.encode(event, value))
+
+    async def create_stream(
+        self,
+        name: str,
+        *,
+        delivery: Delivery = "reliable",
+        max_age: float | None = None,
+        on_full: OnFull = "wait",
+        buffer: int = BUFFER_FRAMES,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StreamSender:
         """Open a stream to the peer's handler of that name. A refusal shows when sending.
 
-        Raises InvalidArgument for a name that is not valid, ConnectionClosed.
+        ``delivery``: ``"reliable"``, all frames in order; ``"per_frame"``, each frame by itself, so that a lost packet
+        delays one of them only, in any order; ``"datagram"``, frames that fit in one, which may be lost.
+        ``max_age``: seconds after which a frame is dropped instead of sent; with ``per_frame`` also while it is under way.
+        ``on_full``: what :meth:`StreamSender.send` does while the receiver or the network is slower: ``"wait"``,
+        ``"drop_oldest"`` or ``"drop_newest"`` of what is buffered here, or ``"error"`` (Overloaded). ``buffer``: frames (and
+        at most 1 MiB) that may wait here. Neither holds for datagrams, which leave at once; the transport drops its oldest
+        one when 256 wait. ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
+
+        Raises InvalidArgument for what is not valid and for datagrams where there are none, ConnectionClosed.
         """
-        head = self._codecs.head(name)[:-1] + b"\x00"
+        options = FlowOptions(delivery, max_age, on_full, buffer)
+        options.check(name)
+        outgoing = self._calls.outgoing
+        if outgoing is None:
+            return await self._open_flow(name, options, metadata)
+        opened: list[StreamSender] = []
+
+        async def innermost(frame: Frame) -> None:
+            opened.append(await self._open_flow(frame.header.method, options, frame.metadata))
+
+        await outgoing(innermost)(Frame(Header(MessageType.STREAM, 0, name), b"", dict(metadata or {})))
+        if not opened:
+            raise PermissionDenied(f"{name} was intercepted")
+        return opened[0]
+
+    async def _open_flow(self, name: str, options: FlowOptions, metadata: Mapping[str, str] | None) -> StreamSender:
+        entries = encode_metadata(name, metadata, options.entries())
+        head = self._codecs.head(name)[:-1] + (b"\x08" if entries else b"\x00")
         if self._calls.stopped is not None:
             raise self._calls.stopped.with_traceback(None)
-        return await self._flows.open(name, head)
+        if options.delivery == "datagram" and not self.max_datagram:
+            raise InvalidArgument(f'stream {name!r}: this connection has no datagrams; use delivery="per_frame"')
+        return await self._flows.open(name, head, options, entries)
+
+    async def describe(self, *methods: str, schemas: bool = True, timeout: float | None = None) -> Description:
+        """Ask the peer for its methods, plugins and versions; ``methods``: only for those with these names.
+
+        ``schemas``: with the JSON Schemas, which are most of the answer. Raises PermissionDenied where the peer does not
+        want to be described, MethodNotFound from one that cannot, Overloaded where the answer would be too large.
+        """
+        return await introspection.ask_description(self, methods, schemas=schemas, timeout=timeout)
+
+    async def health(self, timeout: float | None = None) -> Health:
+        """Ask the peer whether it takes new work, since when it runs, and how busy it is. Raises as :meth:`request`."""
+        return await introspection.ask_health(self, timeout)
 
     async def ping(self, timeout: float = 10.0) -> float:
         """Return the time that a round trip to the peer's kernel takes now, in seconds. Raises RequestTimeout."""
@@ -295,8 +414,8 @@ class Session(Store):
         It looks every 5 ms, once a session; the caller bounds it.
         """
         await self._link.drain()
-        backlog = self._calls.backlog
-        while (self._bodies.sending or backlog.queue is not None) and self.closed is None:  # noqa: ASYNC110 - see above
+        backlog, bodies, flows = self._calls.backlog, self._bodies, self._flows
+        while (bodies.sending or flows.sending or backlog.queue is not None) and self.closed is None:  # noqa: ASYNC110
             await anyio.sleep(0.005)
 
     # --- the life of a session ---------------------------------------------------------------------------------
@@ -311,15 +430,26 @@ class Session(Store):
             shared = context._broadcasts if isinstance(context, ServerContext) else Broadcasts()
             backlog = Backlog(link, self._bodies, self.limits, tasks, shared.tally, shared.flushes, self._close_slow)
             self._calls = Calls(
-                link, self._bodies, self._codecs, self.peer, self.limits.default_timeout, tasks, self._violated, backlog
+                link,
+                self._bodies,
+                self._codecs,
+                self.peer,
+                self.limits.default_timeout,
+                tasks,
+                self._violated,
+                self.limits,
+                backlog,
             )
+            self._calls.outgoing = compose_outgoing(self._node.middleware, self)
             methods = self._node.methods.bind(self._codecs.serializers[1:])
             self._serving = Serving(self, link, self._bodies, methods, self._node.middleware, self.peer, tasks)
-            self._flows = Flows(self, link, methods.streams, tasks)
+            self._served = ServedCalls(self, link, methods, self._node.middleware, tasks)
+            self._flows = Flows(self, link, methods.streams, tasks, self._node.middleware)
+            self._datagrams = Datagrams(self._connection, self._codecs, self._calls, self._serving, self._flows)
             tasks.start(link.pump, name="session pump")
             tasks.start(self._accept_uni, name="session streams")
             tasks.start(self._accept_bi, name="session calls")
-            tasks.start(self._tell_connected, name="on_connect")
+            tasks.start(self._begin, name="on_connect")
             link.wake()  # a hello's answer may wait
             opened.set_result(None)
             try:
@@ -334,6 +464,7 @@ class Session(Store):
     async def _linger(self) -> None:
         """Let events that have arrived be handled, and stream handlers see the end; requests have lost their caller."""
         self._serving.cancel_requests()
+        self._served.cancel_all()
         with anyio.move_on_after(LINGER_SECONDS):
             while not self._serving.is_idle or self._flows.receiving:  # noqa: ASYNC110 - at most 2 s, once a session
                 await anyio.sleep(0.005)
@@ -400,6 +531,8 @@ class Session(Store):
             raise ProtocolViolation("answers are not read while more is asked", code=Code.LIMIT_EXCEEDED)
         if channel.has_data:
             self._link.wake()
+        if channel.positions:
+            self._flows.on_positions(channel.take_positions())
         for number in channel.take_pongs():
             future = self._pings.get(number)
             if future is not None and not future.done():
@@ -411,21 +544,60 @@ class Session(Store):
                 ConnectionClosed(f"the peer goes away{reason}; this was never run", code=Code.GOING_AWAY, by_peer=True),
             )
 
-    async def _tell_connected(self) -> None:
+    async def connected(self) -> None:
+        """Wait until ``on_connect`` has returned: nothing of the peer is handled before."""
+        if self._held is not None:
+            future: Future[None] = self._tasks.future()
+            self._until_connected.append(future)
+            await future
+
+    async def _begin(self) -> None:
+        """Tell ``on_connect``, inside the middleware around the session, and let what the peer has asked begin."""
+        run = compose_sessions(self._node.middleware, self, self._live)
         try:
-            for callback in self._node.on_connect:
-                result = callback(self._node.subject(self))
-                if inspect.isawaitable(result):
-                    await result
+            if run is None:
+                await self._tell_connected()
+            else:
+                await run()
+                if self._held is not None:
+                    raise PermissionDenied("the session was intercepted")
         except Exception as error:
-            logger.error("on_connect failed, the session is closed: %s", type(error).__name__, exc_info=error)
-            self._tasks.start(self._connection.close, Code.INTERNAL, "on_connect failed")
-            return
+            if self._held is None:
+                logger.error(
+                    "session %s: middleware failed at its end: %s", self.id, type(error).__name__, exc_info=error
+                )
+                return
+            if isinstance(error, EchoError):
+                code, reason = error.code, error.message
+                logger.info("session %s is refused: %s", self.id, reason)
+            else:
+                code, reason = int(Code.INTERNAL), "on_connect failed"
+                logger.error("on_connect failed, the session is closed: %s", type(error).__name__, exc_info=error)
+            self._tasks.start(self._connection.close, code, reason)
+
+    async def _live(self) -> None:
+        """The innermost of the middleware around a session: returns when the session is over."""
+        await self._tell_connected()
+        self._over = self._tasks.future()
+        if self.closed is None:
+            await self._over
+
+    async def _tell_connected(self) -> None:
+        for callback in self._node.on_connect:
+            result = callback(self._node.subject(self))
+            if inspect.isawaitable(result):
+                await result
         held, self._held = self._held, None
         try:
             self._act(held or [])
         except ProtocolViolation as violation:
             self._violated(violation)
+        for future in self._until_connected:
+            if not future.done():
+                future.set_result(None)
+        self._until_connected.clear()
+        if self._connection.max_datagram:  # they wait in the transport until now
+            self._tasks.start(self._datagrams.run, name="session datagrams")
 
     async def _tell_disconnected(self) -> None:
         inherited.deadline.set(None)  # the last request's is over
@@ -450,6 +622,8 @@ class Session(Store):
             if not future.done():
                 future.set_exception(error)
         self._flows.fail(error)
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
         if self._groups:
             self._group_table("leave").leave_all(self, self._groups)
 
@@ -471,12 +645,14 @@ class Session(Store):
             self._channel.go_away(GoAway(code=Code.GOING_AWAY, retry_after=after, reason=reason))
             self._link.wake()
             await self.ping(2.0)  # what the peer sent before it knew is here after a round trip
-            last = self._channel.last_peer_id
+            last = max(self._channel.last_peer_id, self._served.last_id)
             self._channel.go_away(GoAway(last=last, code=Code.GOING_AWAY, retry_after=after, reason=reason))
             self._link.wake()
             while (  # noqa: ASYNC110 - bounded by the caller, once a session
                 self._channel.open_peer_calls
                 or not self._serving.is_idle
+                or self._served
+                or self._calls.own_streams.gate.inside
                 or self._flows.receiving
                 or self._channel.open_calls
                 or self._channel.open_flows
@@ -493,47 +669,35 @@ class Session(Store):
         try:
             while True:
                 recv = await self._connection.accept_uni_stream()
-                self._tasks.start(self._take_stream, recv, None, name="stream")
+                self._tasks.start(self._take_stream, recv, name="stream")
         except ConnectionClosed:
             return
 
     async def _accept_bi(self) -> None:
         try:
             while True:
-                send, recv = await self._connection.accept_bi_stream()
-                self._tasks.start(self._take_stream, recv, send, name="stream")
+                self._served.take(*await self._connection.accept_bi_stream())
         except ConnectionClosed:
             return
 
-    async def _take_stream(self, recv: RecvStream, send: SendStream | None) -> None:
+    async def _take_stream(self, recv: RecvStream) -> None:
         """Read a new stream's prelude and hand it on; one that is not understood is refused alone."""
-        data = b""
+        rest_of_it: Coroutine[Any, Any, None] | None = None
         try:
-            with anyio.fail_after(PRELUDE_SECONDS):
-                while (found := take_prelude(data)) is None:
-                    more = await recv.read(PRELUDE_BYTES)  # what is behind it stays with the peer until it is wanted
-                    if not more:
-                        raise ProtocolViolation("a stream ended within its prelude", code=Code.TRUNCATED)
-                    data += more
-            prelude, rest = found
-            if prelude.kind is StreamKind.BODY and send is None:
+            prelude, rest = await read_prelude(recv)
+            if prelude.kind is StreamKind.BODY:
                 self._bodies.arrived(prelude.numbers[0], recv, rest)
-            elif prelude.kind is StreamKind.FLOW and send is None:
-                self._flows.take_stream(prelude.numbers[0], recv, rest)
-            elif prelude.kind is StreamKind.CALL and send is not None:
-                _refuse(recv, send, Code.UNIMPLEMENTED)
+            elif prelude.kind is StreamKind.FLOW:
+                flow_id, position = prelude.numbers
+                rest_of_it = self._flows.take_stream(flow_id, position, recv, rest)
             else:
                 raise ProtocolViolation(f"a {prelude.kind.name.lower()} stream where none may be")
         except (UnknownKind, TimeoutError):
-            _refuse(recv, send, Code.UNKNOWN_KIND)
+            refuse_stream(recv, None, Code.UNKNOWN_KIND)
         except ProtocolViolation as violation:
-            _refuse(recv, send, violation.code)
+            refuse_stream(recv, None, violation.code)
             self._violated(violation)
         except ConnectionClosed:
             return
-
-
-def _refuse(recv: RecvStream, send: SendStream | None, code: int) -> None:
-    recv.stop(code)
-    if send is not None:
-        send.reset(code)
+        if rest_of_it is not None:
+            await rest_of_it

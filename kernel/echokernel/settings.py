@@ -55,8 +55,12 @@ class NodeSettings(Settings):
     """Names in order of preference; empty: all that the plugins register, in the order of ``plugins``."""
     middleware: list[str] = []
     """Names of ``[middleware.NAME]``, or of registered middleware that needs no settings; outermost first."""
+    tracebacks: bool = False
+    """Send the tracebacks of handlers that fail to their callers, who learn paths and names of variables; for development."""
     broadcast: dict[str, BroadcastPolicy] = {}
     """What becomes of broadcasts at sessions that are behind: policies by event, ``wait`` for those that are not named."""
+    describe: bool = True
+    """Answer peers that ask for the node's methods, plugins and versions, as ``echokernel describe`` does."""
 
 
 class ListenSettings(Settings):

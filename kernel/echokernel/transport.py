@@ -10,7 +10,7 @@ scope runs its tasks and timers, and is closed after it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,11 +53,17 @@ class SendStream(ABC):
     @property
     @abstractmethod
     def room(self) -> int:
-        """Bytes that may be queued before :meth:`write` would wait; 0 or less: it would wait now."""
+        """Bytes that may be queued before :meth:`write` would wait; 0 or less: it would wait now.
+
+        What is queued and not acknowledged yet is missing from the room that the stream had when it was opened.
+        """
 
     @abstractmethod
-    async def wait_room(self) -> None:
-        """Wait until :attr:`room` is above 0. Raises StreamStopped, ConnectionClosed."""
+    async def wait_room(self, wanted: int = 1) -> None:
+        """Wait until :attr:`room` is at least ``wanted`` (never more than at the opening), and :meth:`write` would not wait.
+
+        Raises StreamStopped, ConnectionClosed.
+        """
 
     @abstractmethod
     async def finish(self) -> None:
@@ -65,7 +71,16 @@ class SendStream(ABC):
 
     @abstractmethod
     def reset(self, code: int) -> None:
-        """Give up: the peer sees StreamReset with this code, and queued data may be dropped. Never raises."""
+        """Give up: the peer sees StreamReset with this code, and queued data may be dropped. Never raises.
+
+        It works after :meth:`finish` too, and does nothing where all has arrived already.
+        """
+
+    @abstractmethod
+    def on_stop(self, function: Callable[[], object]) -> None:
+        """Call ``function`` once when the peer stops reading; at once where it has. The loss of the connection is told
+        elsewhere. A later call replaces the function.
+        """
 
     def prioritize(self) -> None:
         """Serve this stream before all others of its connection. The kernel asks this for the channel."""

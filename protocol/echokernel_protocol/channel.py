@@ -43,6 +43,12 @@ ACK_DELAY: Final = 0.025
 MAX_PONGS: Final = 64
 """Answers to ``$ping`` that may wait for room; a peer that asks faster and never reads is closed."""
 
+POSITIONS_AT_ONCE: Final = 16
+"""Frames with streams of their own that are taken before an ``$ack`` is due at once: a quarter of what a flow may have open."""
+ALL_POSITIONS: Final = MAX_REQUEST_ID
+"""Stands for every frame of a flow."""
+MAX_POSITIONS: Final = 8_192
+"""Positions that may wait for an ``$ack``; a sender that keeps to its window, and ends its flows, never has so many open."""
 MAX_PEER_FLOWS: Final = 4_096
 """Streams of the peer that are open on the channel; how many are served at a time is the session's limit, far below."""
 
@@ -148,6 +154,10 @@ class Channel:
         self._ack_at: float | None = None
         self._ack_due = False
         self._pings: deque[int] = deque()
+        # positions of flows, both ways: what their receivers have taken
+        self._taken: list[tuple[int, int]] = []
+        self.positions: list[tuple[int, int]] = []
+        """What :meth:`take_positions` would return now."""
 
     # --- the hello ---------------------------------------------------------------------------------------------
 
@@ -328,7 +338,9 @@ class Channel:
             if request_id > self._goaway_last:
                 return False
             if len(self._peer_flows) >= MAX_PEER_FLOWS:
-                raise ProtocolViolation(f"more than {MAX_PEER_FLOWS:,} streams that do not end", code=Code.LIMIT_EXCEEDED)
+                raise ProtocolViolation(
+                    f"more than {MAX_PEER_FLOWS:,} streams that do not end", code=Code.LIMIT_EXCEEDED
+                )
             self._peer_flows.add(request_id)
             return True
         elif kind == _CANCEL:
@@ -365,6 +377,7 @@ class Channel:
             if ack.event_limit < self._peer_event_limit or ack.received > self.sent:
                 raise ProtocolViolation("an $ack that takes back credit, or acknowledges what was never sent")
             self._peer_event_limit = ack.event_limit
+            self.positions.extend(ack.positions)
         elif method == PING and message_type == _REQUEST and not flags:
             if len(self._pongs) >= MAX_PONGS:
                 raise ProtocolViolation("pings faster than their answers are read", code=Code.LIMIT_EXCEEDED)
@@ -398,6 +411,24 @@ class Channel:
         """Tell the other end that ids above ``goaway.last`` are never run; from now on they are dropped."""
         self._goaway_last = min(goaway.last, self._goaway_last)
         self._link.append(_link_frame(_EVENT, GOAWAY, goaway.encode()))
+
+    @property
+    def goaway_last(self) -> int:
+        """The highest id of the other end that is still run: what our last ``$goaway`` said."""
+        return self._goaway_last
+
+    @property
+    def peer_parity(self) -> int:
+        """The remainder by 2 of all ids of the other end."""
+        return self._parity
+
+    def take_id(self) -> int:
+        """Return a new id of ours, for a call on a stream of its own."""
+        request_id = self._next_id
+        if request_id > MAX_REQUEST_ID:
+            raise ProtocolViolation("this session has used all its ids", code=Code.RESOURCE_EXHAUSTED)
+        self._next_id = request_id + 2
+        return request_id
 
     @property
     def last_peer_id(self) -> int:
@@ -511,6 +542,20 @@ class Channel:
             flags, payload = (_CANCEL, b"") if error is None else (_ERROR, error.encode())
             self._put(encode_frame(_STREAM, flow_id, _NAMELESS[flags], payload))
 
+    def take_flow(self, flow_id: int, position: int, now: float) -> None:
+        """A frame of a ``per_frame`` stream of the other end's was taken; ``ALL_POSITIONS``: no more of them is wanted."""
+        if len(self._taken) < MAX_POSITIONS:
+            self._taken.append((flow_id, position))
+        if len(self._taken) >= POSITIONS_AT_ONCE or position == ALL_POSITIONS:
+            self._ack_due = True
+        elif self._ack_at is None:
+            self._ack_at = now + ACK_DELAY
+
+    def take_positions(self) -> list[tuple[int, int]]:
+        """Return what the other end has taken of our flows since the last call: flow ids with positions."""
+        positions, self.positions = self.positions, []
+        return positions
+
     @property
     def open_flows(self) -> int:
         """Streams of ours that are not finished, stopped or aborted."""
@@ -530,10 +575,14 @@ class Channel:
 
     def data_to_send(self, room: int) -> bytes:
         """Take frames out: all link frames, then counted ones until ``room`` bytes are passed."""
-        if self._ack_due:
+        if self._ack_due and (
+            room > 0 or not self._taken
+        ):  # positions wait for room: a peer may send frames and never read
             self._ack_due, self._ack_at = False, None
             self._event_limit = self._events_taken + self._event_window
-            self._link.append(_link_frame(_EVENT, ACK, Ack(self.received, self._event_limit).encode(), 0))
+            ack = Ack(self.received, self._event_limit, positions=tuple(self._taken))
+            self._taken.clear()
+            self._link.append(_link_frame(_EVENT, ACK, ack.encode(), 0))
         outbox = self._outbox
         if self._pongs and room > 0:  # the peer asked for them, so they wait for room: it may ask and never read
             self._link.extend(self._pongs)
@@ -563,7 +612,7 @@ class Channel:
     def handle_time(self, now: float) -> None:
         """Do what is due at ``now``; :attr:`has_data` tells whether something has to be sent."""
         if self._ack_at is not None and now >= self._ack_at:
-            self._ack_due = True
+            self._ack_due, self._ack_at = True, None
 
 
 def event_frame(method_and_flags: bytes, payload: bytes) -> bytes:

@@ -12,13 +12,15 @@ All integers are postcard varints, except ``flags``, one plain byte.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Final
 
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
+from echokernel_protocol.maps import encode_map, take_map
 from echokernel_protocol.postcard import Malformed, Truncated, encode_bytes, encode_varint, take_varint
 
 MAX_REQUEST_ID: Final = (1 << 53) - 1
@@ -110,23 +112,37 @@ class Header:
 
 @dataclass(slots=True)
 class Frame:
-    """Header and payload."""
+    """Header and payload; metadata stands apart here, and at the beginning of the payload on the wire."""
 
     header: Header
     payload: bytes
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Short texts by name; where there are some, the frame travels with METADATA."""
 
     def encode(self) -> bytes:
-        """Return the frame as postcard, without the length that stands before it on a stream."""
-        header = self.header
-        return encode_frame(
-            header.message_type, header.request_id, encode_method(header.method, header.flags), self.payload
-        )[4:]
+        """Return the frame as postcard, without the length that stands before it on a stream.
+
+        Raises ValueError for more metadata than 64 entries or 8 KiB.
+        """
+        header, payload, flags = self.header, self.payload, self.header.flags
+        if self.metadata:
+            payload, flags = encode_map(self.metadata) + payload, flags | Flags.METADATA
+        return encode_frame(header.message_type, header.request_id, encode_method(header.method, flags), payload)[4:]
 
     @classmethod
     def decode(cls, data: bytes) -> Frame:
         """Return the frame that ``data`` holds, exactly. Raises ProtocolViolation."""
-        message_type, request_id, method, flags, payload = decode_frame(data, 0, len(data), {})
-        return cls(Header(MessageType(message_type), request_id, method, flags), payload)
+        return cls.from_raw(decode_frame(data, 0, len(data), {}))
+
+    @classmethod
+    def from_raw(cls, raw: RawFrame) -> Frame:
+        """Return what a decoder found as a Frame. Raises ProtocolViolation when its metadata is no Map."""
+        message_type, request_id, method, flags, payload = raw
+        metadata: Mapping[str, str] = {}
+        if flags & Flags.METADATA:
+            metadata, start = take_map(payload)
+            payload, flags = payload[start:], flags & ~Flags.METADATA
+        return cls(Header(MessageType(message_type), request_id, method, flags), payload, metadata)
 
     def __repr__(self) -> str:  # a payload never reaches a log line
         header = self.header
@@ -236,6 +252,14 @@ class FrameDecoder:
         if position < size:
             self._chunks.append(data[position:] if position else data)
         return frames
+
+    def take(self, size: int) -> bytes:
+        """Take up to ``size`` raw bytes that arrived behind the last frame: what no frame is around. One at a time only."""
+        data = b"".join(self._chunks)
+        rest = data[size:]
+        self._chunks = [rest] if rest else []
+        self._size = len(rest)
+        return data[:size]
 
     def _decode(self, data: bytes, size: int, frames: list[RawFrame]) -> int:
         """Append the complete frames; return where the rest begins.

@@ -173,7 +173,7 @@ url = "fake://0.0.0.0:4433"
         "config.toml:4:1: error[type]: node.max_requests: Input should be a valid integer, unable to parse string as "
         "an integer",
         "config.toml:6:1: error[security]: fake://0.0.0.0:4433 can be reached from other machines, and nothing says "
-        "who may connect; set authenticators in [listen.public], listen on 127.0.0.1, or let "
+        "who may connect; set authenticators, client_ca or pins in [listen.public], listen on 127.0.0.1, or let "
         "everybody in: allow_anonymous = true",
     ]
 
@@ -296,3 +296,9 @@ def test_a_reader_that_has_seen_enough() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout == "# Hooks\n"
     assert done.stderr == ""
+
+
+def test_the_page_has_a_section_for_every_command() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+    sections = [line for line in page.splitlines() if line.startswith("## ")]
+    assert [word for word in COMMANDS if not any(f"`{word}`" in section for section in sections)] == []

@@ -9,7 +9,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from echokernel_protocol.channel import ACK_DELAY, FRAME_CHARGE, MAX_PONGS, Announced, Channel, Phase, Role
+from echokernel_protocol.channel import (
+    ACK_DELAY,
+    ALL_POSITIONS,
+    FRAME_CHARGE,
+    MAX_PONGS,
+    MAX_POSITIONS,
+    Announced,
+    Channel,
+    Phase,
+    Role,
+)
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import Flags, MessageType, encode_frame, encode_method
@@ -473,3 +483,38 @@ TestConversation.settings = settings(max_examples=60, stateful_step_count=60, de
 
 def test_message_types_are_what_the_wire_says() -> None:
     assert [kind.name for kind in MessageType] == ["REQUEST", "RESPONSE", "EVENT", "STREAM"]
+
+
+def test_positions_of_flows_travel_in_acks() -> None:
+    dialer, acceptor = pair()
+    flow = dialer.open_flow(encode_method("audio", 0), b"")
+    acceptor.receive(dialer.data_to_send(PLENTY))
+    acceptor.take_flow(flow, 3, 10.0)
+    assert (acceptor.has_data, acceptor.next_time) == (False, 10.0 + ACK_DELAY)
+    acceptor.handle_time(10.0 + ACK_DELAY)
+    assert acceptor.next_time is None
+    assert dialer.receive(acceptor.data_to_send(PLENTY)) == []
+    assert dialer.take_positions() == [(flow, 3)]
+    assert dialer.positions == []
+    for position in range(16):
+        assert not acceptor.has_data
+        acceptor.take_flow(flow, position, 11.0)
+    assert acceptor.has_data
+    dialer.receive(acceptor.data_to_send(PLENTY))
+    assert dialer.take_positions() == [(flow, position) for position in range(16)]
+    acceptor.take_flow(flow, ALL_POSITIONS, 12.0)
+    assert acceptor.has_data
+    dialer.receive(acceptor.data_to_send(PLENTY))
+    assert dialer.take_positions() == [(flow, ALL_POSITIONS)]
+
+
+def test_positions_wait_for_room_and_are_bounded() -> None:
+    dialer, acceptor = pair()
+    for position in range(MAX_POSITIONS + 5):
+        acceptor.take_flow(1, position, 10.0)
+        assert acceptor.data_to_send(0) == b""
+        acceptor.handle_time(20.0)
+        assert acceptor.next_time is None  # else its timer would fire again and again
+    assert acceptor.has_data
+    dialer.receive(acceptor.data_to_send(1))
+    assert len(dialer.take_positions()) == MAX_POSITIONS

@@ -30,17 +30,19 @@ from echokernel_protocol.timestamped import Timestamped, decode_timestamped, enc
 METHODS = st.text("abcXYZ019_.$/-", max_size=128)
 FLAGS = st.sampled_from(sorted(LEGAL)).flatmap(
     lambda legal: st.tuples(
-        st.just(legal[0]), st.integers(0, 15).map(lambda rest: int(legal[1]) | (rest & 3) << 4 | (rest & 4) << 1)
+        st.just(legal[0]), st.integers(0, 3).map(lambda slot: int(legal[1]) | slot << 4)
     )
 )
+METADATA = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3)
 FRAMES = st.builds(
-    lambda legal, request_id, method, payload: Frame(
-        Header(MessageType(legal[0]), request_id, method, legal[1]), payload
+    lambda legal, request_id, method, payload, metadata: Frame(
+        Header(MessageType(legal[0]), request_id, method, legal[1]), payload, metadata
     ),
     FLAGS,
     st.integers(0, MAX_REQUEST_ID),
     METHODS,
     st.binary(max_size=300),
+    METADATA,
 )
 
 
@@ -58,7 +60,7 @@ def test_the_decoder_does_not_care_how_the_bytes_are_cut(frames: list[Frame], si
         size = sizes[turn % len(sizes)]
         found += decoder.feed(data[position : position + size])
         position, turn = position + size, turn + 1
-    assert [Frame(Header(MessageType(t), i, m, f), p) for t, i, m, f, p in found] == frames
+    assert [Frame.from_raw(raw) for raw in found] == frames
     assert decoder.is_empty
 
 

@@ -9,6 +9,14 @@ import pytest
 
 from echokernel_protocol.channel import HANDSHAKE, Phase
 from echokernel_protocol.codes import Code
+from echokernel_protocol.describe import (
+    DescribeRequest,
+    Description,
+    Health,
+    MethodDescription,
+    MethodKind,
+    PluginDescription,
+)
 from echokernel_protocol.errors import ErrorInfo
 from echokernel_protocol.frames import LEGAL, Flags, Frame, Header, MessageType, encode_frame_on_stream
 from echokernel_protocol.link import Ack
@@ -47,13 +55,56 @@ EXAMPLES: dict[str, list[bytes]] = {
         ).encode()
     ],
     "body": [Frame(Header(MessageType.REQUEST, 3, "load", Flags.BODY | 0x10), b"\x80\x80\x80\x01").encode()],
+    "call": [
+        Frame(Header(MessageType.REQUEST, 5, "count", 0x10), b"\x02").encode(),
+        Frame(Header(MessageType.REQUEST, 5, "", Flags.END), b"").encode(),
+        Frame(Header(MessageType.RESPONSE, 5, "", 0x10), b"\x00").encode(),
+        Frame(Header(MessageType.RESPONSE, 5, "", 0x10), b"\x01").encode(),
+        Frame(Header(MessageType.RESPONSE, 5, "", Flags.END), b"").encode(),
+    ],
     "flow": [
         Frame(Header(MessageType.STREAM, 3, "audio", 0), b"").encode(),
         Frame(Header(MessageType.STREAM, 3, "", 0), encode_timestamped(1_700_000_000_000_000, 0, b"\x01\x02")).encode(),
         Frame(Header(MessageType.STREAM, 3, "", Flags.END), b"\x01").encode(),
     ],
+    "per_frame": [
+        Frame(
+            Header(MessageType.STREAM, 5, "video", Flags.METADATA),
+            encode_map({"$delivery": "per_frame", "$max_age": "250"}),
+        ).encode(),
+        Prelude(StreamKind.FLOW, (5, 1)).encode()
+        + encode_frame_on_stream(
+            Frame(Header(MessageType.STREAM, 5, "", 0), encode_timestamped(1_700_000_000_020_000, 1, b"\x07"))
+        ),
+        Frame(Header(MessageType.EVENT, 0, "$ack", 0), Ack(12, 8_388_608, positions=((5, 1),)).encode()).encode(),
+    ],
+    "datagrams": [
+        Frame(Header(MessageType.EVENT, 0, "pos", 0x10), b"\x07").encode(),
+        Frame(Header(MessageType.STREAM, 7, "", 0), encode_timestamped(1, 2, b"\xff")).encode(),
+    ],
     "ack": [Frame(Header(MessageType.EVENT, 0, "$ack", 0), Ack(12, 8_388_608).encode()).encode()],
     "ping": [Frame(Header(MessageType.REQUEST, 0, "$ping", 0), b"\x05").encode()],
+    "describe": [DescribeRequest(("math.add",)).encode()],
+    "description": [
+        Description(
+            node="quick",
+            version="0.1.0",
+            runtime="Python 3.11.7",
+            serializers=("msgpack",),
+            plugins=(PluginDescription("quic", "echokernel-quic", "0.1.0"),),
+            methods=(
+                MethodDescription(
+                    kind=MethodKind.RPC,
+                    name="math.add",
+                    signature="(a: int) -> int",
+                    doc="Add.",
+                    parameters='{"type":"integer"}',
+                    result='{"type":"integer"}',
+                ),
+            ),
+        ).encode()
+    ],
+    "health": [Health(uptime_ms=90_061, sessions=3, open_requests=1).encode()],
 }
 
 
@@ -68,7 +119,7 @@ def test_every_example_of_the_page_is_checked() -> None:
 
 
 def test_the_page_has_every_code_by_its_name() -> None:
-    table = PAGE[PAGE.index("## 9.") :]
+    table = PAGE[PAGE.index("## 10.") :]
     for code in Code:
         assert re.search(rf"\| {int(code)} \| {code.name.lower()}\b", table), code
 

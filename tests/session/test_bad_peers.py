@@ -261,13 +261,13 @@ async def test_a_stream_of_an_unknown_kind_is_refused_alone() -> None:
         assert (await bad.frames())[0][4] == b"8"
 
 
-async def test_a_call_stream_is_refused_alone_for_now() -> None:
+async def test_a_call_stream_that_never_says_what_it_wants_is_refused_alone() -> None:
     async with connected(double) as nodes, peer(nodes) as bad:
         send, recv = await bad.connection.open_bi_stream()
         await send.write(Prelude(StreamKind.CALL).encode())
         with pytest.raises(StreamReset) as caught:
             await recv.read()
-        assert caught.value.code == Code.UNIMPLEMENTED
+        assert caught.value.code == Code.DEADLINE_EXCEEDED
         assert await nodes.client.request("double", 1) == 2
 
 

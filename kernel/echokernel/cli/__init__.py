@@ -30,6 +30,10 @@ COMMANDS = {
     "hooks": ("_hooks", "list what a plugin may implement"),
     "call": ("_call", "send a request to a running node and print the result"),
     "emit": ("_emit", "send an event to a running node"),
+    "listen": ("_listen", "print the events that a running node sends"),
+    "stream": ("_stream", "send a file to a running node as a stream, or receive one"),
+    "describe": ("_describe", "list what a running node can do"),
+    "health": ("_health", "ask a running node how it is"),
     "ping": ("_ping", "measure the round trip to a running node"),
     "version": ("_version", "versions of echokernel, Python and the system"),
 }

@@ -13,7 +13,7 @@ from echokernel.cli import FAILED, USAGE, fail
 
 if TYPE_CHECKING:
     from echokernel.addresses import Address
-    from echokernel.client import EchoClient
+    from echokernel.client import ClientBuilder, EchoClient
     from echokernel.errors import EchoError
 
 logger = logging.getLogger("echokernel.cli")
@@ -44,7 +44,11 @@ def add_payload_argument(parser: argparse.ArgumentParser) -> None:
 
 def payload(arguments: argparse.Namespace) -> Any:
     """Return the payload's value; None, the unit value, where there is none. Raises WrongUsage."""
-    text: str | None = arguments.payload
+    return parse_payload(arguments.payload)
+
+
+def parse_payload(text: str | None) -> Any:
+    """Return the value that ``text`` writes as JSON; None, the unit value, for no text. Raises WrongUsage."""
     if text is None:
         return None
     try:
@@ -58,8 +62,15 @@ class WrongUsage(Exception):
     """Arguments that cannot be right; exit code 2."""
 
 
-def with_client(arguments: argparse.Namespace, use: Callable[[EchoClient], Awaitable[int]]) -> int:
-    """Connect, let ``use`` do its work, and return its exit code, or that of what went wrong."""
+def with_client(
+    arguments: argparse.Namespace,
+    use: Callable[[EchoClient], Awaitable[int]],
+    extend: Callable[[ClientBuilder], object] | None = None,
+) -> int:
+    """Connect, let ``use`` do its work, and return its exit code, or that of what went wrong.
+
+    ``extend`` may give the client handlers before it connects.
+    """
     from echokernel.addresses import parse_address
     from echokernel.cli._loop import run_async
     from echokernel.errors import EchoError, InvalidArgument, PluginError
@@ -69,6 +80,8 @@ def with_client(arguments: argparse.Namespace, use: Callable[[EchoClient], Await
     try:
         address = parse_address(arguments.url)
         builder = _builder(arguments, address)
+        if extend is not None:
+            extend(builder)
     except (InvalidArgument, WrongUsage) as error:
         return fail(str(error), USAGE)
 
@@ -81,7 +94,7 @@ def with_client(arguments: argparse.Namespace, use: Callable[[EchoClient], Await
         except PluginError:
             raise
         except EchoError as error:
-            return fail(_remote(error) if connected else _unreachable(error, address), FAILED)
+            return fail(remote_error(error) if connected else _unreachable(error, address), FAILED)
 
     return run_async(talk)
 
@@ -131,7 +144,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _remote(error: EchoError) -> str:
+def remote_error(error: EchoError) -> str:
     """Return ``method_not_found: …``."""
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
     return f"{kind}: {error}"
@@ -140,7 +153,7 @@ def _remote(error: EchoError) -> str:
 def _unreachable(error: EchoError, address: Address) -> str:
     from echokernel.errors import TransportError
 
-    text = _remote(error)
+    text = remote_error(error)
     if str(address) not in text:
         text = f"cannot connect to {address}: {text}"
     if isinstance(error, TransportError) and error.retryable and "running" not in text:

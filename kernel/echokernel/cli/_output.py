@@ -9,7 +9,40 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["print_json", "print_table", "to_json"]
+__all__ = ["count", "duration", "harmless", "print_json", "print_table", "size", "to_json"]
+
+_CONTROLS = {**dict.fromkeys([*range(32), *range(127, 160)], "\ufffd"), ord("\n"): "\n", ord("\t"): "\t"}
+
+
+def harmless(text: str) -> str:
+    """Return a text of a peer's without what would make a terminal do something."""
+    return text.translate(_CONTROLS)
+
+
+def count(number: int, what: str) -> str:
+    """Return ``1 session``, ``1,000 sessions``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def size(value: float) -> str:
+    """Return bytes as ``17 B``, ``1.2 kB``, ``3.4 MB``: powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.95:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Return ``0.4 s``, ``12 s``, ``3 min 4 s``, ``5 h 6 min``, ``7 d 8 h``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    days, hours_left = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours_left} h"
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:

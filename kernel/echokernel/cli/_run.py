@@ -2,6 +2,10 @@
 
 Results go to stdout: one line of loaded plugins, one line per listener. Logs go to stderr. The first SIGINT or SIGTERM
 lets open requests finish within node.drain_timeout and exits 0; SIGINT after that exits 130.
+
+  echokernel run config.toml --reload
+
+With --reload a changed configuration or handler is checked while the old version serves; only a valid one takes over.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from echokernel.cli import DONE, FAILED, INTERRUPTED, NOT_STARTED, fail
+from echokernel.cli import DONE, FAILED, INTERRUPTED, NOT_STARTED, USAGE, fail
 from echokernel.cli._config_arguments import add_config_arguments
+from echokernel.cli._standby import Standby
 from echokernel.errors import ConfigError, EchoError
 
 if TYPE_CHECKING:
@@ -35,6 +40,16 @@ REMEDIES = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
+    parser.add_argument("--reload", action="store_true", help="start again when the configuration or a handler changes")
+    parser.add_argument(
+        "--reload-dir",
+        action="append",
+        default=[],
+        metavar="DIR",
+        dest="reload_dirs",
+        help="with --reload: also when a Python file below DIR changes",
+    )
+    parser.add_argument("--standby", type=int, help=argparse.SUPPRESS)  # the supervisor's socket
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,12 +57,29 @@ def run(arguments: argparse.Namespace) -> int:
     from echokernel.cli._loop import run_async
     from echokernel.logs import configure_logging
 
+    if arguments.reload:
+        from echokernel.cli._reload import supervise
+
+        return supervise(arguments)
+    if arguments.reload_dirs:
+        return fail("--reload-dir is for --reload", USAGE)
+    standby = None if arguments.standby is None else Standby(arguments.standby)
     configure_logging()
-    config, server = prepare(arguments.file, overrides=arguments.overrides, without=arguments.without)
+    try:
+        config, server = prepare(arguments.file, overrides=arguments.overrides, without=arguments.without)
+    finally:
+        if standby is not None:
+            standby.tell_files()
+    if standby is not None:
+        import anyio.lowlevel
+
+        run_async(anyio.lowlevel.checkpoint)  # imports what every event loop needs, while the old server still serves
+        if not standby.may_serve(config.limits.drain_timeout):
+            return DONE
     modules = {name.partition(":")[0].partition(".")[0] for name in config.node.handlers}
     configure_logging(config.log.level, config.log.format, config.log.levels, also=modules)
     print(config.loaded.start_line(), flush=True)
-    return run_async(_serve, config, server)
+    return run_async(_serve, config, server, standby)
 
 
 @dataclass(slots=True)
@@ -61,7 +93,7 @@ class _Life:
     error: Exception | None = None
 
 
-async def _serve(config: Config, server: EchoServer) -> int:
+async def _serve(config: Config, server: EchoServer, standby: Standby | None) -> int:
     import anyio
 
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -69,7 +101,7 @@ async def _serve(config: Config, server: EchoServer) -> int:
             life = _Life(anyio.Event(), tasks.cancel_scope)
             tasks.start_soon(_watch, signals, life)
             try:
-                await _live(config, server, life)
+                await _live(config, server, life, standby)
             except Exception as error:  # taken out of the task group, which would wrap it
                 life.error = error
             tasks.cancel_scope.cancel()
@@ -81,12 +113,14 @@ async def _serve(config: Config, server: EchoServer) -> int:
     return _not_started(config, life.error)
 
 
-async def _live(config: Config, server: EchoServer, life: _Life) -> None:
+async def _live(config: Config, server: EchoServer, life: _Life, standby: Standby | None) -> None:
     async with server:
         life.started = True
         for listener in server.listeners:
             key = f"  fingerprint {listener.fingerprint}" if listener.fingerprint else ""
             print(f"listening on {listener.address}{key}", flush=True)
+        if standby is not None:
+            standby.tell_serving()
         await life.stop.wait()
         await server.stop(config.limits.drain_timeout)
     logger.info("stopped")

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.inherited import deadline as inherited_deadline
+from echokernel.engine.inherited import metadata as inherited_metadata
+from echokernel.engine.link import YIELD_AFTER
+from echokernel.engine.metadata import encode_metadata
+from echokernel.engine.own_streams import OwnStreams
 from echokernel.engine.waiting_events import Ready
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
     InvalidArgument,
     OutcomeUnknown,
+    PermissionDenied,
     ProtocolError,
     RequestTimeout,
     error_from_code,
 )
 from echokernel_protocol.channel import FRAME_CHARGE, Announced, event_frame
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
-from echokernel_protocol.frames import Flags
-from echokernel_protocol.maps import encode_map
+from echokernel_protocol.frames import SLOT_MASK, Flags, Frame, Header, MessageType
 from echokernel_protocol.postcard import encode_varint
 
 if TYPE_CHECKING:
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from echokernel.engine.bodies import Bodies
     from echokernel.engine.codecs import Codecs
     from echokernel.engine.link import Link
+    from echokernel.limits import Limits
+    from echokernel.middleware import Next
     from echokernel.tasks import Future, TaskScope, Timer
     from echokernel_protocol.hello import Hello
 
@@ -39,11 +46,26 @@ TIMER_GRAIN = 0.002  # seconds; a timer may fire that much early where the loop 
 _Pending = tuple[Any, str, float]
 """A request's future, its method, and its deadline where that is the default one, else 0."""
 
+_Placed = tuple[int, Any, int]
+"""A request that left: its id, the future of its answer, its bucket among the deadlines."""
+
 _BODY = int(Flags.BODY)
 _ERROR = int(Flags.ERROR)
 _METADATA = int(Flags.METADATA)
 
 __all__ = ["Calls"]
+
+
+class _Waiting:
+    """A request that the peer has no room for yet."""
+
+    __slots__ = ("placed", "put", "size", "turn")
+
+    def __init__(self, size: int, put: Callable[[], _Placed], turn: Future[None]) -> None:
+        self.size = size
+        self.put = put
+        self.turn = turn
+        self.placed: _Placed | None = None
 
 
 class Calls:
@@ -58,18 +80,23 @@ class Calls:
         default_timeout: float,
         tasks: TaskScope,
         violated: Callable[[ProtocolViolation], None],
+        limits: Limits,
         backlog: Backlog,
     ) -> None:
         self.backlog = backlog
         """Events that wait for credit, or for their turn behind those that do."""
         self._violated = violated
+        self.outgoing: Callable[[Next], Next] | None = None
+        """Puts the middleware of this end around what it sends; None where there is none."""
         self.stopped: ConnectionClosed | None = None
         """Why nothing new is started any more; None while it is."""
+        self.own_streams = OwnStreams(self, link, codecs, peer, tasks, violated, limits)
+        """Calls that have a stream of their own."""
         self._link = link
         self._channel = link.channel
         self._bodies = bodies
         self._codecs = codecs
-        self._tasks = tasks
+        self.tasks = tasks
         self._peer = peer
         self._max_frame = peer.max_frame
         self._default_timeout = default_timeout
@@ -77,11 +104,23 @@ class Calls:
         """Requests without an answer, by id; the session sets the futures."""
         self._deadlines = Deadlines(tasks, self._expire)
         self._next_sweep: Timer | None = None
-        self._waiting: deque[tuple[Callable[[int], bool], int, Future[None]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        self._wake_is_due = False
+        self._turns: dict[int, tuple[str, _Waiting]] = {}
+        self._turn_deadlines = Deadlines(tasks, self._expire_turn)
 
     # --- requests ----------------------------------------------------------------------------------------------
 
-    async def request(self, method: str, value: Any, timeout: float | None, returns: Any, idempotent: bool) -> Any:
+    async def request(
+        self,
+        method: str,
+        value: Any,
+        timeout: float | None,
+        returns: Any,
+        idempotent: bool,
+        metadata: Mapping[str, str] | None,
+        isolated: bool,
+    ) -> Any:
         """Send a request and return its result; see :meth:`Session.request`."""
         codecs = self._codecs
         try:
@@ -90,50 +129,71 @@ class Calls:
         except KeyError:
             head = codecs.head(method)
             payload = codecs.encode(value)
-        if self.stopped is not None:
-            raise self.stopped.with_traceback(None)
-        tasks = self._tasks
-        now = tasks.now()
+        if self.outgoing is not None:
+            flags, answer = await self._request_through(head, method, payload, timeout, idempotent, metadata, isolated)
+        else:
+            exchange = self.own_streams.exchange_isolated if isolated else self._exchange
+            flags, answer = await exchange(method, head, payload, timeout, idempotent, metadata)
+        try:
+            decode = codecs.decoders[returns, flags]
+        except (KeyError, TypeError):
+            if flags & _ERROR:
+                raise self.error_from(answer) from None
+            decode = codecs.decoder(returns, flags)
+        return decode(answer)
+
+    def remaining(self, method: str, timeout: float | None) -> tuple[float, bool]:
+        """Return the seconds that a request has, 0 for no end, and whether that is the default; the deadline of the request
+        that is being handled bounds it.
+        """
         default = timeout is None
         if timeout is None:
             timeout = self._default_timeout
         outer = inherited_deadline.get()
-        if outer is not None and (not timeout or outer < now + timeout):
-            timeout, default = outer - now, False
-            if timeout <= 0:
-                raise RequestTimeout(f"{method}: the deadline of the request that is being handled has passed")
+        if outer is not None:
+            left = outer - self.tasks.now()
+            if not timeout or left < timeout:
+                if left <= 0:
+                    raise RequestTimeout(f"{method}: the deadline of the request that is being handled has passed")
+                return left, False
+        return timeout, default
+
+    async def _exchange(
+        self,
+        method: str,
+        head: bytes,
+        payload: bytes,
+        timeout: float | None,
+        idempotent: bool,
+        metadata: Mapping[str, str] | None,
+    ) -> tuple[int, bytes]:
+        """Send a coded request over the channel; return the answer's flags and bytes."""
+        if self.stopped is not None:
+            raise self.stopped.with_traceback(None)
+        tasks = self.tasks
+        timeout, default = self.remaining(method, timeout)
+        now = tasks.now()
         body: bytes | None = None
         extra = 0
-        if not default or len(payload) > self._max_frame:
-            head, payload, body = self._dress(method, head, payload, None if default else timeout)
+        if not default or len(payload) > self._max_frame or metadata or inherited_metadata.get():
+            head, payload, body = self._dress(method, head, payload, None if default else timeout, metadata)
             extra = 0 if body is None else len(body)
         channel = self._channel
         link = self._link
-        if self._waiting or not channel.may_call(len(payload) + extra) or link.is_crowded:
-            await self._wait_for_credit(channel.may_call, len(payload) + extra, method, timeout)
-            if self.stopped is not None:
-                raise self.stopped.with_traceback(None)
-        request_id = channel.call(head, payload, extra)
-        if body is not None:
-            self._bodies.send(channel.sent, body)
-        future = tasks.future()
-        bucket = 0
-        if default:
-            self.pending[request_id] = future, method, now + timeout if timeout else 0.0
-            if self._next_sweep is None and timeout:
-                self._next_sweep = tasks.call_at(now + timeout, self._sweep)
+        size = len(payload) + extra
+        ends = now + timeout if timeout else 0.0
+        if self._waiting or link.is_crowded or not channel.may_call(size):
+            request_id, future, bucket = await self._wait_for_credit(method, head, payload, body, size, ends, default)
         else:
-            self.pending[request_id] = future, method, 0.0
-            if timeout:
-                bucket = self._deadlines.add(now + timeout, request_id)
-        if len(self.pending) == 1:
-            link.flush()  # a lone caller waits for nobody: one turn of the loop less
-        else:
-            link.wake()
+            request_id, future, bucket = self._put(method, head, payload, body, extra, ends, default)
+            if len(self.pending) == 1:
+                link.flush()  # a lone caller waits for nobody: one turn of the loop less
+            else:
+                link.wake()
         try:
             flags, answer = await future
             if answer.__class__ is Announced:
-                answer = await self._receive_body(method, answer, now + timeout if timeout else None)
+                answer = await self._receive_body(method, answer, ends or None)
         except BaseException as error:
             if self.pending.pop(request_id, None) is not None:  # nobody answered: the caller gave up
                 channel.cancel(request_id)
@@ -144,23 +204,54 @@ class Calls:
         finally:
             if bucket:
                 self._deadlines.discard(bucket, request_id)
-        try:
-            decode = codecs.decoders[returns, flags]
-        except (KeyError, TypeError):
+        return flags, answer
+
+    async def _request_through(
+        self,
+        head: bytes,
+        method: str,
+        payload: bytes,
+        timeout: float | None,
+        idempotent: bool,
+        metadata: Mapping[str, str] | None,
+        isolated: bool,
+    ) -> tuple[int, bytes]:
+        """Send a coded request through the middleware of this end."""
+        assert self.outgoing is not None
+
+        async def innermost(frame: Frame) -> Frame:
+            exchange = self.own_streams.exchange_isolated if isolated else self._exchange
+            head = self._codecs.head(frame.header.method)
+            flags, answer = await exchange(
+                frame.header.method, head, frame.payload, timeout, idempotent, frame.metadata
+            )
             if flags & _ERROR:
-                info = self._error_info(answer)
-                raise error_from_code(info.code, info.message, info.details) from None
-            decode = codecs.decoder(returns, flags)
-        return decode(answer)
+                raise self.error_from(answer)
+            return Frame(Header(MessageType.RESPONSE, 0, "", flags), answer)
+
+        header = Header(MessageType.REQUEST, 0, method, head[-1])
+        response = await self.outgoing(innermost)(Frame(header, payload, dict(metadata or {})))
+        if response is None:
+            raise PermissionDenied(f"{method}: the response was intercepted")
+        return response.header.flags & SLOT_MASK, response.payload
+
+    # --- deadlines and failures --------------------------------------------------------------------------------
+
+    async def request_raw(self, method: str, payload: bytes, timeout: float | None) -> bytes:
+        """Ask the kernel of the peer: send ``payload`` as it is, in slot 0, and return the answer's. Harmless when repeated."""
+        flags, answer = await self._exchange(method, self._codecs.head(method), payload, timeout, True, None)
+        if flags & _ERROR:
+            raise self.error_from(answer)
+        return answer
 
     def _sweep(self) -> None:
         """Requests with the default deadline expire in the order in which they were made: one timer is enough."""
         self._next_sweep = None
-        now = self._tasks.now()
+        now = self.tasks.now()
         expired = []
         for request_id, (_, _, deadline) in self.pending.items():
             if deadline > now + TIMER_GRAIN:
-                self._next_sweep = self._tasks.call_at(deadline, self._sweep)
+                self._next_sweep = self.tasks.call_at(deadline, self._sweep)
                 break
             if deadline:
                 expired.append(request_id)
@@ -185,21 +276,23 @@ class Calls:
 
     async def _receive_body(self, method: str, answer: Announced, end: float | None) -> bytes:
         try:
-            with anyio.fail_after(None if end is None else max(0.0, end - self._tasks.now())):
+            with anyio.fail_after(None if end is None else max(0.0, end - self.tasks.now())):
                 return await self._bodies.receive(answer)
         except TimeoutError:
             raise RequestTimeout(f"{method}: its answer was announced, and did not come within the deadline") from None
 
-    def _error_info(self, payload: bytes) -> ErrorInfo:
+    def error_from(self, payload: bytes) -> EchoError:
+        """Return what an ERROR's payload raises; a payload that is none closes the connection."""
         try:
-            return ErrorInfo.decode(payload)
+            info = ErrorInfo.decode(payload)
         except ProtocolViolation as violation:
             self._violated(violation)
-            raise ProtocolError(f"the peer's error answer: {violation}", code=violation.code) from None
+            return ProtocolError(f"the peer's error answer: {violation}", code=violation.code)
+        return error_from_code(info.code, info.message, info.details)
 
     # --- events ------------------------------------------------------------------------------------------------
 
-    async def emit(self, method: str, value: Any) -> None:
+    async def emit(self, method: str, value: Any, metadata: Mapping[str, str] | None) -> None:
         """Send an event; waits for the peer's credit and for room."""
         codecs = self._codecs
         try:
@@ -208,12 +301,26 @@ class Calls:
         except KeyError:
             head = codecs.head(method)
             payload = codecs.encode(value)
+        if self.outgoing is None:
+            await self.emit_payload(method, head, payload, metadata)
+            return
+
+        async def innermost(frame: Frame) -> None:
+            head = self._codecs.head(frame.header.method)
+            await self.emit_payload(frame.header.method, head, frame.payload, frame.metadata)
+
+        await self.outgoing(innermost)(
+            Frame(Header(MessageType.EVENT, 0, method, head[-1]), payload, dict(metadata or {}))
+        )
+
+    async def emit_payload(self, method: str, head: bytes, payload: bytes, metadata: Mapping[str, str] | None) -> None:
+        """Send an event that is coded already; waits for the peer's credit and for room."""
         if self.stopped is not None:
             raise self.stopped.with_traceback(None)
         body: bytes | None = None
         extra = 0
-        if len(payload) > self._max_frame:
-            head, payload, body = self._dress(method, head, payload, None)
+        if len(payload) > self._max_frame or metadata or inherited_metadata.get():
+            head, payload, body = self._dress(method, head, payload, None, metadata)
             extra = 0 if body is None else len(body)
         if len(payload) + extra + FRAME_CHARGE > self._peer.event_limit:
             raise InvalidArgument(
@@ -232,7 +339,7 @@ class Calls:
     # --- what both need ----------------------------------------------------------------------------------------
 
     def _dress(
-        self, method: str, head: bytes, payload: bytes, timeout: float | None
+        self, method: str, head: bytes, payload: bytes, timeout: float | None, own: Mapping[str, str] | None
     ) -> tuple[bytes, bytes, bytes | None]:
         """Return head and payload with metadata, and the body where the payload is too long for a frame."""
         if len(payload) > self._peer.max_message:
@@ -241,9 +348,9 @@ class Calls:
                 "Send larger data as a stream."
             )
         flags = head[-1]
-        metadata = b""
-        if timeout is not None:
-            metadata = encode_map({"$timeout": str(max(1, int(timeout * 1000)) if timeout else 0)})
+        kernel = {} if timeout is None else {"$timeout": str(max(1, int(timeout * 1000)) if timeout else 0)}
+        metadata = encode_metadata(method, own, kernel)
+        if metadata:
             flags |= _METADATA
         body = None
         if len(metadata) + len(payload) > self._max_frame:
@@ -252,63 +359,135 @@ class Calls:
             flags |= _BODY
         return head[:-1] + bytes((flags,)), metadata + payload, body
 
-    async def _wait_for_credit(self, may: Callable[[int], bool], size: int, method: str, timeout: float) -> None:
+    def _put(
+        self, method: str, head: bytes, payload: bytes, body: bytes | None, extra: int, ends: float, default: bool
+    ) -> _Placed:
+        """Put a request into the channel; return its id, the future of its answer, and its bucket among the deadlines."""
+        request_id = self._channel.call(head, payload, extra)
+        if body is not None:
+            self._bodies.send(self._channel.sent, body)
+        future: Future[tuple[int, bytes]] = self.tasks.future()
+        bucket = 0
+        if default:
+            self.pending[request_id] = future, method, ends
+            if self._next_sweep is None and ends:
+                self._next_sweep = self.tasks.call_at(ends, self._sweep)
+        else:
+            self.pending[request_id] = future, method, 0.0
+            if ends:
+                bucket = self._deadlines.add(ends, request_id)
+        return request_id, future, bucket
+
+    async def _wait_for_credit(
+        self,
+        method: str,
+        head: bytes,
+        payload: bytes,
+        body: bytes | None,
+        size: int,
+        ends: float,
+        default: bool,
+    ) -> _Placed:
+        """Wait until the peer takes one more request and those before it are put in; return what :meth:`_put` does."""
+        waiting = _Waiting(
+            size,
+            partial(self._put, method, head, payload, body, size - len(payload), ends, default),
+            self.tasks.future(),
+        )
+        self._waiting.append(waiting)
+        if len(self._waiting) == 1:
+            self._wake_soon()
+        key = id(waiting)
+        bucket = 0
+        if ends:
+            self._turns[key] = method, waiting
+            bucket = self._turn_deadlines.add(ends, key)
         try:
-            with anyio.fail_after(timeout or None):
-                await self._link.wait_room()
-                while not may(size):
-                    future: Future[None] = self._tasks.future()
-                    entry = may, size, future
-                    self._waiting.append(entry)
-                    try:
-                        await future
-                    except BaseException:
-                        if entry in self._waiting:
-                            self._waiting.remove(entry)
-                        self.wake_waiting()  # its turn, if it had come, is the next one's
-                        raise
-        except TimeoutError:
-            raise RequestTimeout(
-                f"{method}: the peer gave no room for it within the deadline; nothing was sent"
-            ) from None
-        self._tasks.call_soon(self.wake_waiting)
+            await waiting.turn
+        except BaseException:
+            if waiting.placed is not None:  # it left in the same moment in which its caller gave up
+                request_id, _, until = waiting.placed
+                self._deadlines.discard(until, request_id)
+                if self.pending.pop(request_id, None) is not None:
+                    self._channel.cancel(request_id)
+                    self._link.wake()
+            elif waiting in self._waiting:
+                self._waiting.remove(waiting)
+                self._wake_soon()  # the next one may be smaller
+            raise
+        finally:
+            if ends:
+                del self._turns[key]
+                self._turn_deadlines.discard(bucket, key)
+        assert waiting.placed is not None
+        return waiting.placed
+
+    def _expire_turn(self, key: int) -> None:
+        method, waiting = self._turns[key]
+        if not waiting.turn.done():
+            waiting.turn.set_exception(
+                RequestTimeout(f"{method}: the peer gave no room for it within the deadline; nothing was sent")
+            )
+
+    def _wake_soon(self) -> None:
+        if not self._wake_is_due:
+            self._wake_is_due = True
+            self.tasks.call_soon(self._put_waiting)
 
     def wake_waiting(self) -> None:
-        """Credit may have grown: let the first of those who wait try, one at a time and in their order."""
+        """Credit may have grown."""
         if self.backlog.queue is not None:
             self.backlog.drain()
-        while self._waiting:
-            may, size, future = self._waiting[0]
-            if future.done():
-                self._waiting.popleft()
-            elif may(size):
-                self._waiting.popleft()
-                future.set_result(None)
+        if self._waiting:
+            self._wake_soon()
+
+    def _put_waiting(self) -> None:
+        """Put in what waits, in its order, as far as credit, room and this turn of the loop allow."""
+        self._wake_is_due = False
+        channel, link, waiting = self._channel, self._link, self._waiting
+        for _ in range(YIELD_AFTER):
+            while waiting and waiting[0].turn.done():
+                waiting.popleft()
+            if not waiting:
+                return
+            if self.stopped is not None:
+                waiting.popleft().turn.set_exception(self.stopped)
+            elif not channel.may_call(waiting[0].size):
+                return  # answers bring more
+            elif not link.has_room:
+                link.on_room_once = self._wake_soon
                 return
             else:
-                return
+                first = waiting.popleft()
+                first.placed = first.put()
+                link.wake()
+                first.turn.set_result(None)
+        self._wake_soon()
 
     def fail(self, error: EchoError) -> None:
         """The connection is over: everything that waits fails at once."""
         self.stopped = error if isinstance(error, ConnectionClosed) else ConnectionClosed(str(error), code=error.code)
         self.backlog.fail(error)
         self._deadlines.close()
+        self._turn_deadlines.close()
         if self._next_sweep is not None:
             self._next_sweep.cancel()
             self._next_sweep = None
+        self.own_streams.gate.fail(self.stopped)
         pending, self.pending = self.pending, {}
         for future, _, _ in pending.values():
             if not future.done():
                 future.set_exception(error)
         waiting, self._waiting = self._waiting, deque()
-        for _, _, future in waiting:
-            if not future.done():
-                future.set_exception(error)
+        for entry in waiting:
+            if not entry.turn.done():
+                entry.turn.set_exception(error)
 
     def go_away(self, last: int, error: ConnectionClosed) -> None:
         """The peer goes away: nothing new is started, and requests with ids above ``last`` will never run."""
         if self.stopped is None:
             self.stopped = error
+            self.wake_waiting()
         for request_id in [request_id for request_id in self.pending if request_id > last]:
             future, _, _ = self.pending.pop(request_id)
             if not future.done():

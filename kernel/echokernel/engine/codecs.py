@@ -42,7 +42,8 @@ class Codecs:
                 check_method(method)
             except ValueError as error:
                 raise InvalidArgument(str(error)) from None
-            head = encode_method(method, self.slot << SLOT_SHIFT)
+            slot = 0 if method.startswith("$") else self.slot  # the kernel's own methods need no serializer
+            head = encode_method(method, slot << SLOT_SHIFT)
             if len(self.heads) < REMEMBERED:
                 self.heads[method] = head
         return head

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import anyio
 
+from echokernel.engine.datagrams import drop_waiting
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
+    InvalidArgument,
     Overloaded,
     ProtocolError,
     RequestTimeout,
@@ -63,7 +66,10 @@ async def _dial(connection: Connection, node: Node, credentials: bytes) -> Sessi
     channel = Channel(Role.DIALER, node.hello(credentials))
     send, recv = await connection.open_bi_stream()
     send.prioritize()
-    channel.send_hello()
+    try:
+        channel.send_hello()
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from None
     await send.write(Prelude(StreamKind.CHANNEL).encode() + channel.data_to_send(0))
     received: list[Received] = []
     while channel.phase is Phase.WAITING:
@@ -159,6 +165,7 @@ async def _answer(
     if full:
         raise Overloaded(f"this node has {node.limits.max_sessions} sessions already")
     principal = await _authenticate(authenticators, theirs.credentials, connection)
+    await drop_waiting(connection)  # sent by a stranger
     channel.accept(answer)
     await send.write(channel.data_to_send(0))
     connection.established()
@@ -174,10 +181,17 @@ async def _authenticate(
         except EchoError:
             raise
         except Exception as error:
-            logger.error("an authenticator failed: %s", type(error).__name__, exc_info=error)
+            # nothing of its text: a KeyError, say, would show the credentials
+            logger.error("an authenticator failed: %s", _where(error))
             raise Unauthenticated("the credentials could not be checked") from None
         if principal is not None:
             return principal
     if authenticators:
         raise Unauthenticated("the credentials were not accepted")
     return None
+
+
+def _where(error: Exception) -> str:
+    """Return type and place of an exception, and nothing of what it says."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return type(error).__name__ + (f" in {frames[-1].filename}:{frames[-1].lineno}" if frames else "")

@@ -40,6 +40,7 @@ class Link:
         "is_crowded",
         "is_listed",
         "on_room",
+        "on_room_once",
         "tasks",
     )
 
@@ -61,6 +62,8 @@ class Link:
         """Whether a broadcast sees to it that this link is flushed."""
         self.on_room: Callable[[], None] | None = None
         """Called when the outbox is empty again; set only while somebody wants to know."""
+        self.on_room_once: Callable[[], None] | None = None
+        """Called when the outbox is empty again, and then forgotten."""
         self._timer: Timer | None = None
         self._pump: Future[None] | None = None
         self._room: list[Future[None]] = []
@@ -107,14 +110,16 @@ class Link:
             return
         except ConnectionClosed:
             return  # the receive loop learns it too, and ends the session
-        if channel.outbox_size:
-            if self._pump is not None and not self._pump.done():
-                self._pump.set_result(None)
-        else:
+        if channel.has_data and self._pump is not None and not self._pump.done():
+            self._pump.set_result(None)
+        if not channel.outbox_size:
             if self._room:
                 self._give_room()
             if self.on_room is not None:
                 self.on_room()
+            if self.on_room_once is not None:
+                once, self.on_room_once = self.on_room_once, None
+                self.tasks.call_soon(once)
         self.keep_time()
 
     def _stopped(self) -> None:
@@ -139,7 +144,7 @@ class Link:
     async def pump(self) -> None:
         """Go on flushing whenever the transport had no room for all. Runs as long as the session."""
         while True:
-            if not self.channel.outbox_size:
+            if not self.channel.has_data:
                 self._pump = self.tasks.future()
                 await self._pump
             try:
@@ -152,6 +157,11 @@ class Link:
             self.flush()
 
     # --- room for callers --------------------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the outbox is below its limit."""
+        return self.channel.outbox_size <= self._limit
 
     async def wait_room(self) -> None:
         """Wait until the outbox is below its limit, and let others run."""

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from echokernel.engine.inherited import metadata as inherited_metadata
 from echokernel.errors import InvalidArgument
+from echokernel_protocol.errors import ProtocolViolation
 from echokernel_protocol.maps import encode_map
 
 PASSED_ON = ("traceparent", "tracestate", "baggage")
 """Keys that nested messages inherit: W3C Trace Context and W3C Baggage. Everything else ends with its message."""
 
-__all__ = ["PASSED_ON", "encode_metadata", "passed_on"]
+__all__ = ["PASSED_ON", "encode_metadata", "passed_on", "take_timeout"]
 
 
 def passed_on() -> dict[str, str]:
@@ -23,8 +24,8 @@ def passed_on() -> dict[str, str]:
 def encode_metadata(method: str, own: Mapping[str, str] | None, kernel: Mapping[str, str]) -> bytes:
     """Return the Map of a message: inherited keys, the caller's ``own`` ones over them, and the ``kernel``'s.
 
-    Returns ``b""`` where there is nothing to say. Raises InvalidArgument for keys that begin with ``$``, for what is no text, and
-    for more than 64 entries or 8 KiB.
+    Returns ``b""`` where there is nothing to say. Raises InvalidArgument for keys that begin with ``$``, for what is no text,
+    and for more than 64 entries or 8 KiB.
     """
     entries = passed_on()
     for key, value in (own or {}).items():
@@ -42,3 +43,18 @@ def encode_metadata(method: str, own: Mapping[str, str] | None, kernel: Mapping[
         return encode_map(entries)
     except ValueError as error:
         raise InvalidArgument(f"{method}: metadata: {error}") from None
+
+
+def take_timeout(metadata: dict[str, str], default: float) -> float:
+    """Return the seconds that a request has, 0 for no end, and take the kernel's own keys out of its metadata.
+
+    Raises ProtocolViolation for a ``$timeout`` that is no number of milliseconds.
+    """
+    text = metadata.get("$timeout")
+    for key in [key for key in metadata if key.startswith("$")]:
+        del metadata[key]
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 12:
+        raise ProtocolViolation(f"$timeout is {text[:20]!r}; wanted milliseconds")
+    return int(text) / 1000

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from echokernel.context import ClientContext
+from echokernel.introspection import About
 from echokernel.limits import Limits
 from echokernel.methods import MethodTable
 from echokernel_protocol.hello import Hello
@@ -37,7 +38,10 @@ class Node:
     on_disconnect: Sequence[Callback] = ()
     context: Any = None
     """The ServerContext or ClientContext."""
+    tracebacks: bool = False
+    """Whether peers get the tracebacks of handlers that fail."""
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
+    about: About = field(default_factory=About)
 
     def hello(self, credentials: bytes = b"") -> Hello:
         """Return what this node announces."""

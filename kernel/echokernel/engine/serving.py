@@ -12,17 +12,19 @@ from echokernel.engine import inherited
 from echokernel.engine.calls import TIMER_GRAIN
 from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.failures import describe_failure
-from echokernel.errors import ConnectionClosed, InvalidArgument
+from echokernel.engine.metadata import take_timeout
+from echokernel.errors import ConnectionClosed, InvalidArgument, PermissionDenied
+from echokernel.introspection import KERNEL_METHODS
 from echokernel.middleware import compose
 from echokernel_protocol.channel import Announced
 from echokernel_protocol.codes import Code
-from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
+from echokernel_protocol.errors import ErrorInfo
 from echokernel_protocol.frames import KIND_MASK, SLOT_MASK, SLOT_SHIFT, Flags, Frame, Header, MessageType
 from echokernel_protocol.maps import take_map
 from echokernel_protocol.postcard import encode_varint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from echokernel.engine.bodies import Bodies
     from echokernel.engine.link import Link
@@ -37,6 +39,7 @@ _ERROR = int(Flags.ERROR)
 _METADATA = int(Flags.METADATA)
 _BODY = int(Flags.BODY)
 EVENTS_BEFORE_YIELD = 64  # handled in one go before others run: about 0.5 ms
+_FREE = -1  # the charge of an event that came as a datagram: it used no credit, and gives none back
 
 logger = logging.getLogger("echokernel.handlers")
 
@@ -51,7 +54,7 @@ class _EventQueue:
     def __init__(self, name: str, runners: tuple[Runner, ...]) -> None:
         self.name = name
         self.runners = runners
-        self.items: deque[tuple[int, bytes | Announced, int]] = deque()
+        self.items: deque[tuple[int, bytes | Announced, int, Mapping[str, str] | None]] = deque()
         self.busy = False
 
 
@@ -73,8 +76,11 @@ class Serving:
         self._channel = link.channel
         self._bodies = bodies
         self._tasks = tasks
+        self._methods = methods
+        self._version = methods.version
         self._rpcs = methods.rpcs
         self._concurrent = methods.concurrent
+        self._tracebacks = session.shows_tracebacks
         self._onion: Next | None = compose(middleware, session, self._innermost) if middleware else None
         self._peer = peer
         self._max_frame = peer.max_frame
@@ -83,8 +89,10 @@ class Serving:
         self._next_sweep: Timer | None = None
         self._reasons: dict[int, ErrorInfo] = {}
         self._deadlines = Deadlines(tasks, self._expire)
-        self._queues = {name: _EventQueue(name, runners) for name, runners in methods.events.items()}
+        self._queues: dict[str, _EventQueue] = {}  # made when the first event of a name comes
         self._busy_events = 0
+        self._dressed = False  # whether an event with metadata has come
+        self._waiting_datagrams = 0
         self.unknown_events = 0
         self.unknown_methods = 0
 
@@ -101,16 +109,22 @@ class Serving:
             self._stop(request_id, ErrorInfo(Code.CANCELLED, "cancelled by the caller"))
             return
         timeout = default = self._default_timeout
+        metadata: dict[str, str] | None = None
         if flags & _METADATA:
-            payload, timeout = self._undress(payload, timeout)
-        runners = self._rpcs.get(method)
+            payload, metadata = _undress(payload)
+            timeout = take_timeout(metadata, timeout)
+        runners = self._rpcs.get(method) or KERNEL_METHODS.get(method)
         slot = (flags & SLOT_MASK) >> SLOT_SHIFT
         if runners is None or slot >= len(runners):
             self._refuse(request_id, method, slot, payload, known=runners is not None)
             return
         deadline = now + timeout if timeout else None
         inherited.deadline.set(deadline)  # the task copies the context as it is now
+        if metadata:
+            inherited.metadata.set(metadata)
         task = self._tasks.start(self._serve, request_id, method, runners[slot], payload, flags, name=method)
+        if metadata:
+            inherited.metadata.set(None)
         if deadline is None:
             self._running[request_id] = task, 0.0, 0
         elif timeout == default:
@@ -120,24 +134,13 @@ class Serving:
         else:
             self._running[request_id] = task, 0.0, self._deadlines.add(deadline, request_id)
 
-    def _undress(self, payload: bytes | Announced, timeout: float) -> tuple[bytes | Announced, float]:
-        if isinstance(payload, Announced):
-            metadata, _ = take_map(payload.metadata)
-        else:
-            metadata, position = take_map(payload)
-            payload = payload[position:]
-        text = metadata.get("$timeout")
-        if text is not None:
-            if not text.isascii() or not text.isdigit() or len(text) > 12:
-                raise ProtocolViolation(f"$timeout is {text[:20]!r}; wanted milliseconds")
-            timeout = int(text) / 1000
-        return payload, timeout
-
     def _refuse(self, request_id: int, method: str, slot: int, payload: bytes | Announced, *, known: bool) -> None:
         if isinstance(payload, Announced):
             self._bodies.discard(payload)
         if known:
             info = ErrorInfo(Code.INVALID_ARGUMENT, f"{method}: serializer slot {slot} was not agreed in the hello")
+        elif method in self._methods.streaming:
+            info = ErrorInfo(Code.INVALID_ARGUMENT, f"{method} takes or answers with many values: use request_stream")
         else:
             self.unknown_methods += 1
             info = ErrorInfo(Code.UNIMPLEMENTED, f"no method {method!r} here")
@@ -156,7 +159,7 @@ class Serving:
                 result = bytes(memoryview(result))  # a handler class may return any bytes; nothing else is one
             flags &= SLOT_MASK
         except Exception as error:
-            result, flags = describe_failure(method, error), _ERROR
+            result, flags = describe_failure(method, error, self._tracebacks), _ERROR
         except BaseException:  # cancelled: by the peer, by the deadline, or because the session ends
             info = self._reasons.get(request_id) or ErrorInfo(Code.CANCELLED, "the handler was cancelled")
             self._forget(request_id)
@@ -230,20 +233,22 @@ class Serving:
 
     async def _serve_through(self, request_id: int, method: str, payload: bytes, flags: int) -> bytes:
         assert self._onion is not None
-        frame = Frame(Header(MessageType.REQUEST, request_id, method, flags & SLOT_MASK), payload)
+        header = Header(MessageType.REQUEST, request_id, method, flags & SLOT_MASK)
+        frame = Frame(header, payload, inherited.metadata.get() or {})
         response = await self._onion(frame)
         if response is None:
-            raise InvalidArgument(f"{method}: the response was intercepted")
+            raise PermissionDenied(f"{method}: the response was intercepted")
         return response.payload
 
     async def _innermost(self, frame: Frame) -> Frame | None:
         header = frame.header
+        inherited.metadata.set(frame.metadata or None)
         if header.message_type is MessageType.EVENT:
-            queue = self._queues.get(header.method)
-            if queue is not None:
-                await queue.runners[header.slot](self._session, frame.payload)
+            handlers = self._methods.events.get(header.method)
+            if handlers is not None:
+                await handlers[header.slot](self._session, frame.payload)
             return None
-        runners = self._rpcs.get(header.method)
+        runners = self._rpcs.get(header.method) or KERNEL_METHODS.get(header.method)
         if runners is None:
             raise InvalidArgument(f"middleware changed the method to {header.method!r}, which does not exist")
         payload = await runners[header.slot](self._session, frame.payload)
@@ -253,66 +258,130 @@ class Serving:
 
     def on_event(self, method: str, flags: int, payload: bytes | Announced, now: float) -> None:
         """An event is here."""
-        queue = self._queues.get(method)
+        if self._version != self._methods.version:
+            self._refresh()
+        queue = self._queues.get(method) or self._open_queue(method)
         size = payload.size if isinstance(payload, Announced) else len(payload)
+        metadata: dict[str, str] | None = None
         if flags & _METADATA:
-            if isinstance(payload, Announced):
-                take_map(payload.metadata)
-            else:
-                payload = payload[take_map(payload)[1] :]
+            payload, metadata = _undress(payload)
+            take_timeout(metadata, 0)
         if queue is None or (flags & SLOT_MASK) >> SLOT_SHIFT >= len(queue.runners):
             self.unknown_events += 1
             self._channel.take_events(size, 1, now)
             if isinstance(payload, Announced):
                 self._bodies.discard(payload)
             return
+        self._dispatch(queue, method, flags, payload, size, metadata)
+
+    def on_datagram(self, method: str, flags: int, payload: bytes) -> bool:
+        """An event is here that came as a datagram. Return whether there was room for it."""
+        if self._version != self._methods.version:
+            self._refresh()
+        queue = self._queues.get(method) or self._open_queue(method)
+        if queue is None or (flags & SLOT_MASK) >> SLOT_SHIFT >= len(queue.runners):
+            self.unknown_events += 1
+            return True
+        if self._waiting_datagrams >= self._session.limits.max_datagram_events:
+            return False
+        self._waiting_datagrams += 1
+        self._dispatch(queue, method, flags, payload, _FREE, None)
+        return True
+
+    def _dispatch(
+        self,
+        queue: _EventQueue,
+        method: str,
+        flags: int,
+        payload: bytes | Announced,
+        size: int,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
         if method in self._concurrent:
             self._busy_events += 1
             inherited.deadline.set(None)  # that of the request before it is none of an event's business
-            self._tasks.start(self._handle_concurrently, queue, flags, payload, size, name=method)
+            self._tasks.start(self._handle_concurrently, queue, flags, payload, size, metadata, name=method)
             return
-        queue.items.append((flags, payload, size))
+        queue.items.append((flags, payload, size, metadata))
         if not queue.busy:
             queue.busy = True
             self._busy_events += 1
             inherited.deadline.set(None)
             self._tasks.start(self._work, queue, name=method)
 
-    async def _handle_concurrently(self, queue: _EventQueue, flags: int, payload: bytes | Announced, size: int) -> None:
+    def _open_queue(self, method: str) -> _EventQueue | None:
+        runners = self._methods.events.get(method)
+        if runners is None:
+            return None
+        queue = self._queues[method] = _EventQueue(method, runners)
+        return queue
+
+    def _refresh(self) -> None:
+        """Handlers came or went. Events that wait for one that went are dropped, one by one, by whoever handles them."""
+        self._version = self._methods.version
+        for name, queue in list(self._queues.items()):
+            queue.runners = self._methods.events.get(name, ())
+            if not queue.runners and not queue.busy:
+                del self._queues[name]
+
+    async def _handle_concurrently(
+        self,
+        queue: _EventQueue,
+        flags: int,
+        payload: bytes | Announced,
+        size: int,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
         try:
-            await self._handle_event(queue, flags, payload)
+            await self._handle_event(queue, flags, payload, metadata)
         finally:
             self._busy_events -= 1
-            self._taken(size, 1)
+            if size == _FREE:
+                self._waiting_datagrams -= 1
+            else:
+                self._taken(size, 1)
 
     async def _work(self, queue: _EventQueue) -> None:
         """Handle the events of one name until none waits."""
         items = queue.items
-        size = count = 0
+        size = count = handled = 0
         try:
             while items:
-                flags, payload, charge = items.popleft()
-                size += charge
-                count += 1
-                await self._handle_event(queue, flags, payload)
-                if count >= EVENTS_BEFORE_YIELD or size > 65_536:
+                flags, payload, charge, metadata = items.popleft()
+                handled += 1
+                if charge == _FREE:
+                    self._waiting_datagrams -= 1
+                else:
+                    size += charge
+                    count += 1
+                await self._handle_event(queue, flags, payload, metadata)
+                if handled >= EVENTS_BEFORE_YIELD or size > 65_536:
                     self._taken(size, count)
-                    size = count = 0
+                    size = count = handled = 0
                     await anyio.lowlevel.checkpoint()
         finally:
             queue.busy = False
             self._busy_events -= 1
             self._taken(size, count)
 
-    async def _handle_event(self, queue: _EventQueue, flags: int, payload: bytes | Announced) -> None:
+    async def _handle_event(
+        self, queue: _EventQueue, flags: int, payload: bytes | Announced, metadata: Mapping[str, str] | None
+    ) -> None:
+        if metadata or self._dressed:
+            inherited.metadata.set(metadata)
+            self._dressed = True  # the next event of this task may have none
         try:
             if payload.__class__ is Announced:
                 payload = await self._bodies.receive(payload)
-            if self._onion is None:
+            if self._version != self._methods.version:
+                self._refresh()
+            if not queue.runners:
+                self.unknown_events += 1
+            elif self._onion is None:
                 await queue.runners[(flags & SLOT_MASK) >> SLOT_SHIFT](self._session, payload)  # type: ignore[arg-type]
             else:
                 header = Header(MessageType.EVENT, 0, queue.name, flags & SLOT_MASK)
-                await self._onion(Frame(header, payload))  # type: ignore[arg-type]
+                await self._onion(Frame(header, payload, metadata or {}))  # type: ignore[arg-type]
         except ConnectionClosed:
             logger.debug("event %s: the session ended while it was handled", queue.name)
         except Exception as error:
@@ -337,3 +406,11 @@ class Serving:
         if self._next_sweep is not None:
             self._next_sweep.cancel()
             self._next_sweep = None
+
+
+def _undress(payload: bytes | Announced) -> tuple[bytes | Announced, dict[str, str]]:
+    """Return the payload without the Map before it, and the Map. Raises ProtocolViolation."""
+    if isinstance(payload, Announced):
+        return payload, take_map(payload.metadata)[0]
+    metadata, position = take_map(payload)
+    return payload[position:], metadata

@@ -19,6 +19,7 @@ from echokernel.installed import (
 )
 from echokernel.loader._hooking import HookTrouble, PluginHooks
 from echokernel.registry import Registry
+from echokernel_protocol.describe import PluginDescription
 
 __all__ = ["WITHOUT", "Loaded", "LoadedPlugin", "PluginFailure", "PluginLoader", "name_of"]
 
@@ -142,6 +143,7 @@ class PluginLoader:
         except HookTrouble as error:
             trouble = Trouble(error.brief, error.reason, _remedy(name, distribution))
             raise PluginFailure(name, trouble, distribution=distribution, version=version) from error.__cause__ or error
+        self.registry.plugins += (PluginDescription(name, distribution, version),)
         return LoadedPlugin(name, version, "loaded", distribution)
 
     def _find(self, name: str) -> InstalledPlugin:

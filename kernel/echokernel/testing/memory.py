@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,13 +23,36 @@ from echokernel.transport import Connection, Listener, PeerIdentity, RecvStream,
 from echokernel_protocol.codes import Code
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from echokernel.tasks import Future, TaskScope
 
 WINDOW = 262_144  # bytes of one stream that nobody has read: as much as the QUIC transport lets wait
 MAX_DATAGRAM = 1_170
 DATAGRAMS = 256
 
-__all__ = ["MemoryConnection", "MemoryTransport", "connection_pair"]
+__all__ = ["MemoryConnection", "MemoryFaults", "MemoryTransport", "connection_pair"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFaults:
+    """What a bad network does, in both directions, the same at every run: ``MemoryTransport(faults=MemoryFaults(loss=0.1))``.
+
+    Streams stay reliable: a network loses packets, not streams. They are only late, each by itself.
+    """
+
+    loss: float = 0.0
+    """Share of datagrams that never arrive, 0 to 1."""
+    duplicates: float = 0.0
+    """Share of datagrams that arrive twice, 0 to 1."""
+    jitter: float = 0.0
+    """Seconds: each datagram, and each unidirectional stream as a whole, arrives up to so much later, so they overtake
+    one another. The channel and other bidirectional streams are never late."""
+    seed: int = 0
+
+
+_NO_FAULTS = MemoryFaults()
+_NEVER = random.Random(0)  # 2.5 KiB that a connection without faults does not need
 
 
 class _Waiters:
@@ -53,7 +79,7 @@ class _Waiters:
 class _Pipe:
     """One direction of one stream."""
 
-    __slots__ = ("changed", "chunks", "finished", "owner", "reader", "reset", "size", "stopped", "window")
+    __slots__ = ("changed", "chunks", "finished", "on_stop", "owner", "reader", "reset", "size", "stopped", "window")
 
     def __init__(self, owner: MemoryConnection, reader: MemoryConnection) -> None:
         self.owner = owner
@@ -64,6 +90,7 @@ class _Pipe:
         self.finished = False
         self.reset: int | None = None
         self.stopped: int | None = None
+        self.on_stop: Callable[[], object] | None = None
         self.changed = _Waiters(owner.tasks)
 
 
@@ -94,13 +121,13 @@ class MemorySendStream(SendStream):
     def room(self) -> int:
         return self._pipe.window - self._pipe.size
 
-    async def wait_room(self) -> None:
+    async def wait_room(self, wanted: int = 1) -> None:
         pipe = self._pipe
         while True:
             pipe.owner.check()
             if pipe.stopped is not None:
                 raise StreamStopped(pipe.stopped)
-            if self.room > 0:
+            if self.room >= wanted:
                 return
             await pipe.changed.wait()
 
@@ -108,8 +135,14 @@ class MemorySendStream(SendStream):
         self._pipe.finished = True
         self._pipe.changed.wake()
 
+    def on_stop(self, function: Callable[[], object]) -> None:
+        if self._pipe.stopped is not None:
+            function()
+        self._pipe.on_stop = function
+
     def reset(self, code: int) -> None:
-        if not self._pipe.finished and self._pipe.reset is None:
+        over = self._pipe.finished and not self._pipe.size
+        if self._pipe.reset is None and self._pipe.owner.error is None and not over:
             self._pipe.reset = code
             self._pipe.chunks.clear()
             self._pipe.size = 0
@@ -149,12 +182,20 @@ class MemoryRecvStream(RecvStream):
             self._pipe.chunks.clear()
             self._pipe.size = 0
             self._pipe.changed.wake()
+            if self._pipe.on_stop is not None:
+                self._pipe.on_stop()
 
 
 class MemoryConnection(Connection):
     """One end of a connection; :attr:`other` is the other one."""
 
-    def __init__(self, tasks: TaskScope, peer_addr: tuple[str, int]) -> None:
+    def __init__(
+        self,
+        tasks: TaskScope,
+        peer_addr: tuple[str, int],
+        faults: MemoryFaults = _NO_FAULTS,
+        max_datagram: int = MAX_DATAGRAM,
+    ) -> None:
         self.tasks = tasks
         self.other: MemoryConnection
         self.identity: PeerIdentity | None = None
@@ -163,7 +204,11 @@ class MemoryConnection(Connection):
         self._pipes: list[_Pipe] = []
         self._bi: deque[tuple[SendStream, RecvStream]] = deque()
         self._uni: deque[RecvStream] = deque()
-        self._datagrams: deque[bytes] = deque(maxlen=DATAGRAMS)
+        self._datagrams: deque[bytes] = deque()
+        self._datagrams_dropped = 0
+        self._faults = faults
+        self._chance = _NEVER if faults == _NO_FAULTS else random.Random(f"{faults.seed} {peer_addr}")
+        self._max_datagram = max_datagram
         self._changed = _Waiters(tasks)
 
     def check(self) -> None:
@@ -180,7 +225,7 @@ class MemoryConnection(Connection):
 
     @property
     def max_datagram(self) -> int:
-        return MAX_DATAGRAM
+        return self._max_datagram
 
     def _pipe(self, owner: MemoryConnection, reader: MemoryConnection) -> _Pipe:
         pipe = _Pipe(owner, reader)
@@ -206,9 +251,18 @@ class MemoryConnection(Connection):
     async def open_uni_stream(self) -> SendStream:
         self.check()
         pipe = self._pipe(self, self.other)
-        self.other._uni.append(MemoryRecvStream(pipe))
-        self.other._changed.wake()
+        self._later(self.other._appear, MemoryRecvStream(pipe))
         return MemorySendStream(pipe)
+
+    def _appear(self, stream: RecvStream) -> None:
+        self._uni.append(stream)
+        self._changed.wake()
+
+    def _later(self, function: Callable[[Any], None], what: Any) -> None:
+        if self._faults.jitter:
+            self.tasks.call_at(self.tasks.now() + self._chance.uniform(0, self._faults.jitter), function, what)
+        else:
+            function(what)
 
     async def accept_uni_stream(self) -> RecvStream:
         while not self._uni:
@@ -218,10 +272,20 @@ class MemoryConnection(Connection):
 
     def send_datagram(self, data: bytes) -> None:
         self.check()
-        if len(data) > MAX_DATAGRAM:
-            raise InvalidArgument(f"a datagram of {len(data):,} bytes; this connection takes {MAX_DATAGRAM:,}")
-        self.other._datagrams.append(bytes(data))
-        self.other._changed.wake()
+        if len(data) > self._max_datagram:
+            raise InvalidArgument(f"a datagram of {len(data):,} bytes; this connection takes {self._max_datagram:,}")
+        faults = self._faults
+        if faults.loss and self._chance.random() < faults.loss:
+            return
+        for _ in range(2 if faults.duplicates and self._chance.random() < faults.duplicates else 1):
+            self._later(self.other._take_datagram, bytes(data))
+
+    def _take_datagram(self, data: bytes) -> None:
+        if len(self._datagrams) >= DATAGRAMS:
+            self._datagrams.popleft()
+            self._datagrams_dropped += 1
+        self._datagrams.append(data)
+        self._changed.wake()
 
     async def recv_datagram(self) -> bytes:
         while not self._datagrams:
@@ -260,14 +324,20 @@ class MemoryConnection(Connection):
             await self._changed.wait()
         return self.error
 
+    def stats(self) -> Mapping[str, int | float]:
+        return {"datagrams_dropped": self._datagrams_dropped}
+
 
 def _is_over(pipe: _Pipe) -> bool:
     return (pipe.finished and not pipe.size) or pipe.reset is not None or pipe.stopped is not None
 
 
-def connection_pair(tasks: TaskScope) -> tuple[MemoryConnection, MemoryConnection]:
+def connection_pair(
+    tasks: TaskScope, faults: MemoryFaults = _NO_FAULTS, max_datagram: int = MAX_DATAGRAM
+) -> tuple[MemoryConnection, MemoryConnection]:
     """Return the two ends of a new connection: dialer, acceptor."""
-    dialer, acceptor = MemoryConnection(tasks, ("memory", 1)), MemoryConnection(tasks, ("memory", 2))
+    dialer = MemoryConnection(tasks, ("memory", 1), faults, max_datagram)
+    acceptor = MemoryConnection(tasks, ("memory", 2), faults, max_datagram)
     dialer.other, acceptor.other = acceptor, dialer
     return dialer, acceptor
 
@@ -303,9 +373,15 @@ class _MemoryListener(Listener):
 
 
 class MemoryTransport(Transport):
-    """Addresses ``memory://name:port`` within this object: give server and client the same one."""
+    """Addresses ``memory://name:port`` within this object: give server and client the same one.
 
-    def __init__(self) -> None:
+    ``faults``: a bad network instead of a perfect one. ``max_datagram``: bytes that fit in one datagram, 0 for a transport
+    without datagrams.
+    """
+
+    def __init__(self, *, faults: MemoryFaults | None = None, max_datagram: int = MAX_DATAGRAM) -> None:
+        self.faults = faults or _NO_FAULTS
+        self.max_datagram = max_datagram
         self.listeners: dict[int, _MemoryListener] = {}
         self.connections: list[tuple[MemoryConnection, MemoryConnection]] = []
         """Every connection made, (dialer, acceptor), for tests that break them."""
@@ -323,7 +399,7 @@ class MemoryTransport(Transport):
         listener = self.listeners.get(address.port)
         if listener is None:
             raise TransportError(f"nobody answers at {address}; is the server running?")
-        dialer, acceptor = connection_pair(tasks)
+        dialer, acceptor = connection_pair(tasks, self.faults, self.max_datagram)
         acceptor.identity = self.identity
         self.connections.append((dialer, acceptor))
         listener.add(acceptor)

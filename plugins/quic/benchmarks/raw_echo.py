@@ -28,7 +28,7 @@ from typing import Any
 from echokernel.addresses import parse_address
 from echokernel.errors import ConnectionClosed
 from echokernel.tasks import open_tasks
-from echokernel_quic import QuicConfig, QuicTransport
+from echokernel_quic import CongestionControl, QuicConfig, QuicTransport
 
 LENGTH = struct.Struct(">I")
 EVENTS, ECHO, BULK, MEMORY = b"v", b"e", b"b", b"m"
@@ -36,7 +36,14 @@ JOIN = 256  # events that are joined into one write, as the kernel's outbox woul
 
 
 def transport(options: argparse.Namespace) -> QuicTransport:
-    return QuicTransport(QuicConfig(max_datagram_size=options.datagram_size, verify=False))
+    algorithm = {"cubic": CongestionControl.Cubic, "newreno": CongestionControl.NewReno, "bbr": CongestionControl.BBR}
+    return QuicTransport(
+        QuicConfig(
+            max_datagram_size=options.datagram_size,
+            congestion_control=algorithm[options.congestion_control],
+            verify=False,
+        )
+    )
 
 
 def rss_kib() -> int:
@@ -289,6 +296,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=65_536, help="bytes per write in bulk mode")
     parser.add_argument("--count", type=int, default=1_000, help="connections in connections mode")
     parser.add_argument("--datagram-size", type=int, default=None, help="bytes; default: as the transport chooses")
+    parser.add_argument("--congestion-control", choices=["cubic", "newreno", "bbr"], default="cubic")
     parser.add_argument("--uvloop", choices=["yes", "no"], default="yes")
     options = parser.parse_args()
     if options.command == "server":
@@ -298,6 +306,7 @@ def main() -> None:
         loop_run(run(options), options)
         return
     arguments = [sys.executable, __file__, "server", "--address", options.address, "--uvloop", options.uvloop]
+    arguments += ["--congestion-control", options.congestion_control]
     if options.datagram_size:
         arguments += ["--datagram-size", str(options.datagram_size)]
     server = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)

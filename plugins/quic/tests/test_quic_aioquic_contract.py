@@ -64,6 +64,11 @@ BODIES = {
     "datagrams_to_send": "f4eb22c8add260fe",
     "_get_or_create_stream": "aee09c84cd0da114",
 }
+TLS_BODIES = {  # who is let in depends on what these do before and after our checks
+    "_client_handle_certificate_verify": "9e49d3f18f0be6f2",
+    "_server_handle_certificate": "8300245453e1b8ee",
+    "_server_handle_certificate_verify": "54a8dfacdbb96066",
+}
 
 
 def parameters(function: Any) -> list[str]:
@@ -210,6 +215,12 @@ def test_tls_context() -> None:
     )
     require(context, "get_session_ticket_cb", "handshake_extensions", "new_session_ticket_cb", "update_traffic_key_cb")
     assert parameters(tls.Context._client_handle_certificate_verify) == ["input_buf"]
+    require(context, "_request_client_certificate")
+    for name, known in TLS_BODIES.items():
+        source = inspect.getsource(getattr(tls.Context, name))
+        assert hashlib.sha256(source.encode()).hexdigest()[:16] == known, (
+            f"{name} changed in aioquic {aioquic.__version__}"
+        )
     assert parameters(tls.Context._server_handle_hello) == ["input_buf", "initial_buf", "handshake_buf"]
     wanted = ["certificate", "chain", "server_name", "cadata", "cafile", "capath"]
     assert parameters(tls.verify_certificate) == wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from aioquic.quic import events
+from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.stream import QuicStream
 from quic_helpers import Wire
 
@@ -318,3 +319,17 @@ def test_streams_arrive_whole_through_ten_percent_loss(seed: int) -> None:
             break
     assert got == wanted
     assert server.credit.limit <= STRANGER_WINDOW + 16 * 2**20 + NEWCOMERS
+
+
+def test_max_concurrent_streams_is_announced_and_enforced() -> None:
+    wire = Wire(max_streams=7)
+    wire.handshake()
+    assert wire.server is not None
+    client = wire.client
+    assert (client.may_open(False), client.may_open(True)) == (7, 7)
+    client._remote_max_streams_bidi = 100  # a peer that does not care
+    for _ in range(8):
+        client.open_stream(False).sender.write(b"x")
+    wire.run(1, lambda: wire.server is not None and wire.server.is_over)
+    assert wire.server.termination is not None
+    assert wire.server.termination.error_code == QuicErrorCode.STREAM_LIMIT_ERROR

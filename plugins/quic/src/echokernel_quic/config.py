@@ -15,13 +15,19 @@ ALPN = "echostream/1"
 MIN_DATAGRAM_SIZE = 1200  # RFC 9000, section 14: every path that carries QUIC carries this
 MAX_DATAGRAM_SIZE = 16_384
 
+SELF_SIGNED = "self-signed"
+"""In place of a file's name: this user's own key and certificate."""
+
 logger = logging.getLogger("echokernel.quic")
 
-__all__ = ["ALPN", "CongestionControl", "QuicConfig", "QuicConfigBuilder"]
+__all__ = ["ALPN", "SELF_SIGNED", "CongestionControl", "QuicConfig", "QuicConfigBuilder"]
 
 
 class CongestionControl(Enum):
-    """How fast a sender may go. Cubic keeps fast long paths fuller; NewReno is the plainest."""
+    """How fast a sender may go. Each connection has a state of its own.
+
+    Cubic keeps fast long paths fuller; NewReno is the plainest; BBR keeps its rate on lossy paths and queues short.
+    """
 
     Cubic = "cubic"
     NewReno = "reno"
@@ -33,7 +39,8 @@ class QuicConfig:
     """Settings of one transport, for either end. Paths are read when a listener or connection is made, not before."""
 
     certificate: str | None = None
-    """PEM file with the certificate and its chain; None: the node's own self-signed identity."""
+    """PEM file with the certificate and its chain, or ``"self-signed"``: the node's own identity. None: a listener has the
+    self-signed one, a dialer shows none. A dialer shows its certificate only to a server that asks for one."""
     key: str | None = None
     """PEM file with the private key of ``certificate``; None: it stands in the same file."""
     ca: str | None = None
@@ -44,6 +51,10 @@ class QuicConfig:
     """Name that the server's certificate must carry; None: the host that is dialled."""
     verify: bool = True
     """Whether the server has to prove who it is."""
+    client_ca: str | None = None
+    """PEM file with the authorities that a client's certificate has to come from; a listener lets nobody else in."""
+    client_pins: tuple[str, ...] = ()
+    """``sha256:…`` of client keys to let in, whatever their certificates say. With ``client_ca`` too, either is enough."""
     congestion_control: CongestionControl = CongestionControl.Cubic
     max_datagram_size: int | None = None
     """UDP payload, in bytes. None: 1200, and more on a loopback path that has proved to carry it."""
@@ -62,6 +73,11 @@ class QuicConfig:
     retry: bool | None = None
     """Whether every client has to prove its address first; None: on when not bound to loopback, or under load."""
 
+    @property
+    def wants_client_certificates(self) -> bool:
+        """Whether a listener lets in only those who prove who they are."""
+        return self.client_ca is not None or bool(self.client_pins)
+
     @staticmethod
     def builder() -> QuicConfigBuilder:
         """Return a builder with the names of the seed's API."""
@@ -70,8 +86,6 @@ class QuicConfig:
     def checked(self) -> QuicConfig:
         """Return itself. Raises ConfigError with a line for each mistake."""
         mistakes = []
-        if self.congestion_control is CongestionControl.BBR:
-            mistakes.append("congestion_control: BBR is not available yet; use Cubic (the default) or NewReno")
         size = self.max_datagram_size
         if size is not None and not MIN_DATAGRAM_SIZE <= size <= MAX_DATAGRAM_SIZE:
             mistakes.append(
@@ -81,21 +95,21 @@ class QuicConfig:
             mistakes.append(f"max_streams: {self.max_streams} is not between 1 and 10,000")
         if not 1 <= self.keepalive <= 60:
             mistakes.append(f"keepalive: {self.keepalive} is not between 1 and 60 seconds")
-        if self.key is not None and self.certificate is None:
+        if self.key is not None and self.certificate in (None, SELF_SIGNED):
             mistakes.append(
                 "key: a key without its certificate; add certificate = PATH, or leave both out for self-signed"
             )
-        mistakes += [
-            f"fingerprint: {pin!r} is not 'sha256:' and 43 characters of base64url" for pin in self._bad_pins()
-        ]
+        for name, pins in (("fingerprint", self.fingerprints), ("pins", self.client_pins)):
+            mistakes += [f"{name}: {pin!r} is not 'sha256:' and 43 characters of base64url" for pin in _bad_pins(pins)]
         if mistakes:
             raise ConfigError("\n".join(mistakes))
         return self
 
-    def _bad_pins(self) -> list[str]:
-        from echokernel_quic.fingerprints import is_fingerprint
 
-        return [pin for pin in self.fingerprints if not is_fingerprint(pin)]
+def _bad_pins(pins: tuple[str, ...]) -> list[str]:
+    from echokernel_quic.fingerprints import is_fingerprint
+
+    return [pin for pin in pins if not is_fingerprint(pin)]
 
 
 @dataclass(slots=True)
@@ -106,11 +120,17 @@ class QuicConfigBuilder:
     _mistakes: list[str] = field(default_factory=list)
 
     def with_self_signed_cert(self) -> QuicConfigBuilder:
-        """Use the node's own key, which is made at the first use and kept (the default)."""
-        return self._set(certificate=None, key=None)
+        """Use the node's own key, which is made at the first use and kept.
+
+        That is the default of a listener. A dialer shows it to servers that ask for a client certificate.
+        """
+        return self._set(certificate=SELF_SIGNED, key=None)
 
     def with_cert_chain(self, cert: str | Path, key: str | Path | None = None) -> QuicConfigBuilder:
-        """Use these PEM files."""
+        """Use these PEM files; without ``key``, the private key stands in the certificate's file.
+
+        A dialer shows them to servers that ask for a client certificate.
+        """
         return self._set(certificate=str(cert), key=None if key is None else str(key))
 
     def with_ca(self, path: str | Path) -> QuicConfigBuilder:
@@ -120,6 +140,16 @@ class QuicConfigBuilder:
     def with_fingerprint(self, fingerprint: str) -> QuicConfigBuilder:
         """Trust the server that has this key, whatever its certificate says. May be called for several keys."""
         return self._set(fingerprints=(*self._config.fingerprints, fingerprint))
+
+    def with_client_ca(self, path: str | Path) -> QuicConfigBuilder:
+        """Let in only clients whose certificate comes from an authority in this PEM file."""
+        return self._set(client_ca=str(path))
+
+    def with_client_pins(self, *fingerprints: str) -> QuicConfigBuilder:
+        """Let in only clients that have one of these keys (``sha256:…``). May be called several times."""
+        if not fingerprints:
+            self._mistakes.append("pins: none given; to let everybody in, do not call with_client_pins()")
+        return self._set(client_pins=(*self._config.client_pins, *fingerprints))
 
     def skip_cert_verification(self) -> QuicConfigBuilder:
         """Trust any server. Whoever stands in between can read and change everything."""

@@ -19,7 +19,7 @@ from echokernel_quic.engine import Engine, is_unidirectional
 from echokernel_quic.keepalive import KeepAlive, Verdict
 from echokernel_quic.path import PathSize
 from echokernel_quic.streams import QuicRecvStream, QuicSendStream
-from echokernel_quic.trust import identity_of
+from echokernel_quic.trust import CERTIFICATE_ALERTS, identity_of, refused_certificate
 from echokernel_quic.waiters import Waiters
 
 if TYPE_CHECKING:
@@ -576,6 +576,8 @@ class QuicConnection(Connection):
     def _over(self, now: float) -> None:
         """The engine left its connected state: by our CONNECTION_CLOSE, which was just sent, or by the peer's."""
         ended_by_peer = not self._goodbye
+        if not self.ready and not ended_by_peer and (objection := getattr(self.engine.tls, "objection", None)):
+            logger.info("client %s:%s refused: %s", *self.peer_addr, objection)
         self.lost(self._closed_here or self._explain(ended_by_peer))
         if ended_by_peer:
             answer = self.engine.closing_answer(now)
@@ -596,6 +598,9 @@ class QuicConnection(Connection):
             return ConnectionClosed(code=why.error_code, reason=reason, by_peer=by_peer)
         if why.error_code == QuicErrorCode.INTERNAL_ERROR and reason == "Idle timeout":
             return ConnectionClosed("the peer is silent: no packet of it arrived for too long", by_peer=True)
+        if by_peer and self.ready and why.error_code in CERTIFICATE_ALERTS and self.engine.is_client:
+            said = refused_certificate(self.engine.tls.certificate, reason)
+            return ConnectionClosed(said, code=Code.UNAUTHENTICATED, reason=said, by_peer=True, retryable=False)
         if why.error_code == QuicErrorCode.APPLICATION_ERROR:
             return ConnectionClosed("the peer closed the connection before it was complete", by_peer=by_peer)
         who = "the peer" if by_peer else "this side"

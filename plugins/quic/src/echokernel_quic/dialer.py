@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from echokernel.addresses import Address
     from echokernel.tasks import TaskScope
     from echokernel_quic.config import QuicConfig
+    from echokernel_quic.identity import Identity
     from echokernel_quic.trust import TrustPolicy
 
 TLS_NO_ALPN = 0x100 + 120  # QUIC's code for TLS alerts is 0x100 plus the alert
@@ -42,9 +43,12 @@ class Dialer:
         policy: TrustPolicy,
         tasks: TaskScope,
         *,
+        identity: Identity | None = None,
         last: bool = True,
     ) -> None:
-        """``last``: the host has no further address, so that this one deserves all of our patience."""
+        """``identity``: shown to a server that asks who we are. ``last``: the host has no further address, so that this
+        one deserves all of our patience.
+        """
         self._address = address
         self._patience = config.handshake_timeout if last else min(PATIENCE_NEXT, config.handshake_timeout)
         self._refused_limit = REFUSED_LIMIT if last else REFUSED_NEXT
@@ -58,6 +62,7 @@ class Dialer:
         engine = make_engine(
             config,
             policy=policy,
+            identity=identity,
             server_name=policy.name or None,
             reset_key=os.urandom(32),  # nobody can come back on this socket: it dies with us
             loopback=self._loopback,

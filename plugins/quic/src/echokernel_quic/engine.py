@@ -22,10 +22,11 @@ from aioquic.quic.connection import (
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicPacketBuilderStop
-from aioquic.quic.recovery import QuicPacketPacer
 from aioquic.quic.stream import QuicStream
 
 from echokernel_quic import trust
+from echokernel_quic.clients import ClientPolicy
+from echokernel_quic.congestion import make_pacer, rate_control
 from echokernel_quic.credit import CHANNEL_WINDOW_MAX, STRANGER_WINDOW, STREAM_WINDOW, Credit, StreamCredit
 from echokernel_quic.trust import CheckedContext, TrustPolicy
 from echokernel_quic.writer import PACKET_OVERHEAD, PacketWriter, id_of
@@ -34,7 +35,6 @@ ACK_DELAY = 0.010  # seconds; aioquic's 1 ms costs a bare ACK for nearly every m
 PROBE_AT_LEAST = 0.025  # seconds; a probe timeout counts from the last packet and includes the peer's ACK delay
 ACK_PACKETS = 8  # packets after which the sender hears from us at once: its window and watermark wait for it
 KEY_UPDATE_PACKETS = 2**22  # half of what AES-GCM allows one key (RFC 9001, section 6.6)
-TIMER_GRAIN = 0.002  # seconds; event loops cannot wait for less than a millisecond, so pacing sends that much ahead
 CID_LENGTH = 8
 
 __all__ = ["Engine", "reset_token"]
@@ -61,19 +61,6 @@ _EPOCHS: dict[frozenset[tls.Epoch], frozenset[tls.Epoch]] = {}
 tls.Epoch.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
-class _CoarsePacer(QuicPacketPacer):
-    """Lets through in a burst what belongs to one grain of the event loop's timers."""
-
-    def __init__(self, *, max_datagram_size: int, enabled: bool) -> None:
-        super().__init__(max_datagram_size=max_datagram_size)
-        self._enabled = enabled
-
-    def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
-        if self._enabled:
-            super().update_rate(congestion_window, smoothed_rtt)
-            self.bucket_max = max(self.bucket_max, TIMER_GRAIN)
-
-
 class Engine(PacketWriter):
     """One connection's protocol."""
 
@@ -84,7 +71,7 @@ class Engine(PacketWriter):
         *,
         configuration: QuicConfiguration,
         reset_key: bytes,
-        policy: TrustPolicy | None,
+        policy: TrustPolicy | ClientPolicy | None,
         max_streams: int,
         loopback: bool,
         original_destination_connection_id: bytes | None = None,
@@ -111,7 +98,8 @@ class Engine(PacketWriter):
             limit.value = limit.sent = max_streams
         if not self._is_client:
             self._host_cids[0].stateless_reset_token = reset_token(reset_key, self.host_cid)
-        self._loss._pacer = _CoarsePacer(max_datagram_size=configuration.max_datagram_size, enabled=not loopback)
+        self._loss._pacer = make_pacer(self._loss, configuration.max_datagram_size, loopback=loopback)
+        self._rate_control = rate_control(self._loss)
 
         self.credit = Credit()
         self.incoming: dict[int, StreamCredit] = {}
@@ -365,6 +353,13 @@ class Engine(PacketWriter):
                 space.ack_at = now
         datagrams = self.datagrams_to_send(now)
         self.packets_sent += len(datagrams)
+        if (
+            self._rate_control is not None
+            and self._pacing_at is None
+            and not self.more_to_send
+            and self._loss.bytes_in_flight + self._max_datagram_size <= self._loss.congestion_window
+        ):
+            self._rate_control.on_out_of_data()
         return datagrams
 
     def probe_size(self, size: int, answer: Callable[[bool], None], now: float) -> list[tuple[bytes, Any]]:
@@ -388,7 +383,7 @@ class Engine(PacketWriter):
         """Build packets of up to ``size`` bytes from now on."""
         self._max_datagram_size = size
         self._loss._pacer._max_datagram_size = size
-        self._loss._cc._max_datagram_size = size  # type: ignore[attr-defined]  # both algorithms have it
+        self._loss._cc._max_datagram_size = size  # type: ignore[attr-defined]  # all algorithms have it
 
     def closing_answer(self, now: float) -> list[tuple[bytes, Any]]:
         """Return one CONNECTION_CLOSE for a peer that closed, which tells it that it was heard (RFC 9000, 10.2.2)."""

@@ -10,6 +10,7 @@ from echokernel_quic.config import ALPN, MIN_DATAGRAM_SIZE, QuicConfig
 from echokernel_quic.engine import Engine
 
 if TYPE_CHECKING:
+    from echokernel_quic.clients import ClientPolicy
     from echokernel_quic.identity import Identity
     from echokernel_quic.trust import TrustPolicy
 
@@ -26,17 +27,18 @@ def make_engine(
     loopback: bool,
     identity: Identity | None = None,
     policy: TrustPolicy | None = None,
+    clients: ClientPolicy | None = None,
     server_name: str | None = None,
     alpn: str = ALPN,
     original_destination_connection_id: bytes | None = None,
     retry_source_connection_id: bytes | None = None,
 ) -> Engine:
-    """Return the engine of an acceptor (with an identity) or of a dialer (with a policy)."""
+    """Return the engine of a dialer (with a policy; ``identity`` is its client certificate) or else of an acceptor."""
     configuration = QuicConfiguration(
         alpn_protocols=[alpn],
         congestion_control_algorithm=config.congestion_control.value,
         idle_timeout=config.keepalive * IDLE_TIMEOUTS,
-        is_client=identity is None,
+        is_client=policy is not None,
         max_datagram_size=config.max_datagram_size or MIN_DATAGRAM_SIZE,
         max_datagram_frame_size=MAX_DATAGRAM_FRAME,
         server_name=server_name,
@@ -48,7 +50,7 @@ def make_engine(
     return Engine(
         configuration=configuration,
         reset_key=reset_key,
-        policy=policy,
+        policy=policy or clients,
         max_streams=config.max_streams,
         loopback=loopback,
         original_destination_connection_id=original_destination_connection_id,

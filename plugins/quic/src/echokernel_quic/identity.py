@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from echokernel.errors import ConfigError
+from echokernel_quic.config import SELF_SIGNED
 from echokernel_quic.fingerprints import fingerprint
 
 CERTIFICATE_DAYS = 825
@@ -92,10 +93,10 @@ def self_signed_identity() -> Identity:
 
 
 def load_identity(certificate: str | None, key: str | None = None) -> Identity:
-    """Return the identity of the PEM files, the self-signed one for None. Raises ConfigError naming the file."""
-    if certificate is None:
+    """Return the identity of the PEM files, this user's own for None or "self-signed". Raises ConfigError naming the file."""
+    if certificate in (None, SELF_SIGNED):
         return self_signed_identity()
-    path = Path(certificate)
+    path = Path(str(certificate))
     try:
         chain = x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:

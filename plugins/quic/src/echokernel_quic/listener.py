@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import socket
 
     from echokernel.tasks import TaskScope
+    from echokernel_quic.clients import ClientPolicy
     from echokernel_quic.config import QuicConfig
     from echokernel_quic.identity import Identity
 
@@ -61,12 +62,21 @@ class QuicListener(Listener):
     """Listens on one socket."""
 
     def __init__(
-        self, address: Address, sock: socket.socket, config: QuicConfig, identity: Identity, tasks: TaskScope
+        self,
+        address: Address,
+        sock: socket.socket,
+        config: QuicConfig,
+        identity: Identity,
+        tasks: TaskScope,
+        *,
+        clients: ClientPolicy | None = None,
     ) -> None:
+        """``clients``: whom to let in, by their certificates; None: anybody, and nobody is asked for one."""
         self._address = Address(address.scheme, address.host, sock.getsockname()[1])
         self._socket = sock
         self._config = config
         self._identity = identity
+        self._clients = clients
         self._tasks = tasks
         # The port belongs to the key: another listener of this user must not give away resets for our connections
         # (RFC 9000, section 21.11).
@@ -188,6 +198,7 @@ class QuicListener(Listener):
         engine = make_engine(
             self._config,
             identity=self._identity,
+            clients=self._clients,
             reset_key=self._reset_key,
             loopback=loopback,
             original_destination_connection_id=original,

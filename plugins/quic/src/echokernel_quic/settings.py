@@ -6,9 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from echokernel_quic.config import MAX_DATAGRAM_SIZE, MIN_DATAGRAM_SIZE, CongestionControl, QuicConfig
+from echokernel_quic.config import (
+    MAX_DATAGRAM_SIZE,
+    MIN_DATAGRAM_SIZE,
+    SELF_SIGNED,
+    CongestionControl,
+    QuicConfig,
+)
 
-SELF_SIGNED = "self-signed"
+ALGORITHMS = {"cubic": CongestionControl.Cubic, "newreno": CongestionControl.NewReno, "bbr": CongestionControl.BBR}
 FINGERPRINT = r"^sha256:[A-Za-z0-9_-]{43}$"
 
 Fingerprint = Annotated[str, Field(pattern=FINGERPRINT)]
@@ -19,9 +25,10 @@ __all__ = ["ConnectSettings", "ListenSettings"]
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    congestion_control: Literal["cubic", "newreno"] = Field(
+    congestion_control: Literal["cubic", "newreno", "bbr"] = Field(
         default="cubic",
-        description="How fast a sender may go: cubic fills fast long paths better, newreno is the plainest.",
+        description="How fast a sender may go: cubic fills fast long paths better, newreno is the plainest, bbr keeps "
+        "its rate on paths that lose packets and keeps queues short.",
     )
     max_datagram_size: int | None = Field(
         default=None,
@@ -55,6 +62,17 @@ class ListenSettings(_Settings):
         default=None,
         description="PEM file with the private key, mode 600; without it the key stands in the certificate's file.",
     )
+    client_ca: str | None = Field(
+        default=None,
+        description="PEM file with the authorities that clients' certificates have to come from; clients without one "
+        "are refused in the handshake.",
+    )
+    pins: list[Fingerprint] | None = Field(
+        default=None,
+        min_length=1,
+        description="sha256:… of the public keys of clients to let in, whatever their certificates say. With client_ca "
+        "as well, either is enough.",
+    )
     max_connections: int = Field(default=10_000, ge=1, description="Connections at a time; further ones are refused.")
     max_half_open: int = Field(default=1_000, ge=1, description="Handshakes at a time that are not complete.")
     max_connections_per_ip: int = Field(
@@ -68,10 +86,11 @@ class ListenSettings(_Settings):
 
     def to_config(self) -> QuicConfig:
         """Return what the transport takes. Raises ConfigError."""
-        values = self.model_dump(exclude={"certificate", "congestion_control"})
+        values = self.model_dump(exclude={"certificate", "congestion_control", "pins"})
         return QuicConfig(
             certificate=None if self.certificate == SELF_SIGNED else self.certificate,
-            congestion_control=_algorithm(self.congestion_control),
+            client_pins=tuple(self.pins or ()),
+            congestion_control=ALGORITHMS[self.congestion_control],
             **values,
         ).checked()
 
@@ -87,6 +106,15 @@ class ConnectSettings(_Settings):
     ca: str | None = Field(
         default=None, description="PEM file with the authorities that may vouch for the server; without it, certifi's."
     )
+    certificate: str | None = Field(
+        default=None,
+        description='PEM file with a certificate and its chain, or "self-signed": who this client is, for servers that '
+        "ask for a client certificate.",
+    )
+    key: str | None = Field(
+        default=None,
+        description="PEM file with the private key, mode 600; without it the key stands in the certificate's file.",
+    )
     server_name: str | None = Field(
         default=None, description="Name that the server's certificate must carry; without it, the URL's host."
     )
@@ -101,10 +129,6 @@ class ConnectSettings(_Settings):
         return QuicConfig(
             fingerprints=() if pins is None else (pins,) if isinstance(pins, str) else tuple(pins),
             verify=not self.skip_cert_verification,
-            congestion_control=_algorithm(self.congestion_control),
+            congestion_control=ALGORITHMS[self.congestion_control],
             **values,
         ).checked()
-
-
-def _algorithm(name: str) -> CongestionControl:
-    return CongestionControl.Cubic if name == "cubic" else CongestionControl.NewReno

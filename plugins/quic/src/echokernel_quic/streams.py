@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from echokernel.errors import StreamClosed, StreamReset, StreamStopped
@@ -30,7 +31,7 @@ def _checked_code(code: int) -> int:
 class QuicSendStream(SendStream):
     """Sends on one stream."""
 
-    __slots__ = ("_connection", "_ended", "_error", "_full", "_stream", "_waiters")
+    __slots__ = ("_connection", "_ended", "_error", "_full", "_on_stop", "_stream", "_waiters")
 
     def __init__(self, connection: QuicConnection, stream: QuicStream) -> None:
         self._connection = connection
@@ -38,6 +39,7 @@ class QuicSendStream(SendStream):
         self._error: StreamClosed | None = None
         self._ended = False
         self._full = False
+        self._on_stop: Callable[[], object] | None = None
         self._waiters = Waiters(connection.tasks)
 
     async def write(self, data: bytes) -> None:
@@ -54,9 +56,10 @@ class QuicSendStream(SendStream):
     def room(self) -> int:
         return 0 if self._full else HIGH_WATER - len(self._stream.sender._buffer)
 
-    async def wait_room(self) -> None:
+    async def wait_room(self, wanted: int = 1) -> None:
         self._check()
-        while self._full:
+        while self._full or HIGH_WATER - len(self._stream.sender._buffer) < wanted:
+            self._connection.full_streams.add(self)  # who wants more than low water leaves is woken again and again
             await self._waiters.wait()
             self._check()
 
@@ -82,6 +85,11 @@ class QuicSendStream(SendStream):
         self._wake()
         self._connection.schedule_flush()
 
+    def on_stop(self, function: Callable[[], object]) -> None:
+        if isinstance(self._error, StreamStopped):
+            function()
+        self._on_stop = function
+
     def prioritize(self) -> None:
         self._connection.engine.prioritize(self._stream.stream_id)  # type: ignore[arg-type]
 
@@ -101,6 +109,8 @@ class QuicSendStream(SendStream):
             self._error = StreamStopped(code)
             self._stream.sender._buffer.clear()
             self._wake()
+            if self._on_stop is not None:
+                self._on_stop()
 
     def connection_lost(self) -> None:
         self._wake()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-from pathlib import Path
 from typing import Any
 
 import anyio
 
 from echokernel.addresses import Address
-from echokernel.errors import ConfigError, TransportError
+from echokernel.errors import TransportError
 from echokernel.tasks import TaskScope
 from echokernel.transport import Connection, Listener, Transport
 from echokernel_quic.config import QuicConfig
@@ -31,29 +30,39 @@ class QuicTransport(Transport):
     def __repr__(self) -> str:
         return "QuicTransport()"
 
+    @property
+    def authenticates_peers(self) -> bool:
+        return self._config.wants_client_certificates
+
     async def listen(self, address: Address, tasks: TaskScope) -> Listener:
+        from echokernel_quic.clients import client_policy
         from echokernel_quic.identity import load_identity
         from echokernel_quic.listener import QuicListener
         from echokernel_quic.udp import open_listening
 
         identity = load_identity(self._config.certificate, self._config.key)
+        clients = client_policy(self._config)
         family, target = (await _resolve(address))[0]
-        return QuicListener(address, open_listening(address, target[0], family), self._config, identity, tasks)
+        sock = open_listening(address, target[0], family)
+        return QuicListener(address, sock, self._config, identity, tasks, clients=clients)
 
     async def connect(self, address: Address, tasks: TaskScope) -> Connection:
         from echokernel_quic.dialer import Dialer
+        from echokernel_quic.identity import load_identity
         from echokernel_quic.udp import open_connected
 
         if address.port == 0:
             raise TransportError(f"cannot connect to {address}: port 0 names no server", retryable=False)
-        policy = self._policy(address)
+        config, policy = self._config, self._policy(address)
+        identity = None if config.certificate is None else load_identity(config.certificate, config.key)
         problem: TransportError | None = None
         ways = await _resolve(address)
         for family, target in ways:
             last = (family, target) == ways[-1]
             try:
                 sock = open_connected(address, target, family)
-                return await Dialer(address, sock, target, self._config, policy, tasks, last=last).handshake()
+                dialer = Dialer(address, sock, target, config, policy, tasks, identity=identity, last=last)
+                return await dialer.handshake()
             except TransportError as error:
                 problem = error
                 if not error.retryable:  # somebody answered
@@ -62,6 +71,7 @@ class QuicTransport(Transport):
         raise problem
 
     def _policy(self, address: Address) -> Any:
+        from echokernel_quic.clients import authorities_in
         from echokernel_quic.identity import own_fingerprint
         from echokernel_quic.trust import TrustPolicy
 
@@ -74,7 +84,7 @@ class QuicTransport(Transport):
                 address,
             )
         if config.ca is not None:
-            _check_authorities(config.ca)
+            authorities_in(config.ca, "ca")
         alone = config.verify and not config.fingerprints and config.ca is None
         return TrustPolicy(
             pins=config.fingerprints,
@@ -83,17 +93,6 @@ class QuicTransport(Transport):
             name=config.server_name or address.host,
             verify=config.verify,
         )
-
-
-def _check_authorities(path: str) -> None:
-    from cryptography import x509
-
-    try:
-        x509.load_pem_x509_certificates(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"ca {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ConfigError(f"ca {path}: no PEM certificates in this file") from error
 
 
 async def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:

@@ -1,18 +1,24 @@
-"""Whom a client believes: the TLS context that checks a server's certificate, and ALPN errors that name both sides."""
+"""Whom a client believes, and the TLS context that checks certificates at either end."""
 
 from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aioquic import tls
 from aioquic._buffer import Buffer
+from aioquic.quic.packet import QuicErrorCode
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from echokernel.transport import PeerIdentity
 from echokernel_quic.fingerprints import fingerprint, is_pinned
+
+if TYPE_CHECKING:
+    from echokernel_quic.clients import ClientPolicy
+
+MAX_CERTIFICATE_MESSAGE = 65_536  # bytes; a real chain is below 10 KB, and a stranger's is parsed in the receive loop
 
 __all__ = ["CheckedContext", "TrustPolicy", "identity_of"]
 
@@ -80,17 +86,26 @@ def identity_of(certificate: x509.Certificate) -> PeerIdentity:
             value = entry.value
             if isinstance(value, str | ipaddress.IPv4Address | ipaddress.IPv6Address):
                 names.append(str(value))
-    except (x509.ExtensionNotFound, ValueError):
-        pass
+    except Exception:  # no such extension, or one that cannot be read: then there are no names
+        names.clear()
     return PeerIdentity(
         fingerprint=fingerprint(certificate), subject=certificate.subject.rfc4514_string(), names=tuple(names)
     )
 
 
-class CheckedContext(tls.Context):
-    """aioquic's TLS context; the policy, not ``verify_mode``, decides about the peer's certificate."""
+class CertificateRequired(tls.Alert):
+    """The client was asked for a certificate and has sent none."""
 
-    policy: TrustPolicy | None = None
+    description = tls.AlertDescription.certificate_required
+
+
+class CheckedContext(tls.Context):
+    """aioquic's TLS context; the policy, not ``verify_mode``, decides about the peer's certificate.
+
+    With a policy a server asks each client for its certificate. aioquic could ask, too, but would take none or any.
+    """
+
+    policy: TrustPolicy | ClientPolicy | None = None
     objection: str | None = None
     """Why we refused the peer; for our own error, never sent."""
 
@@ -112,6 +127,22 @@ class CheckedContext(tls.Context):
         if self.objection is not None:
             raise tls.AlertBadCertificate("the client does not trust this certificate")
 
+    def _server_handle_certificate(self, input_buf: Buffer) -> None:
+        if input_buf.capacity > MAX_CERTIFICATE_MESSAGE:
+            raise tls.AlertBadCertificate("the certificates are too long")
+        super()._server_handle_certificate(input_buf)
+        if self._peer_certificate is None:  # aioquic would go on without
+            self.objection = "the client has shown no certificate"
+            raise CertificateRequired("a client certificate is required")
+
+    def _server_handle_certificate_verify(self, input_buf: Buffer) -> None:
+        super()._server_handle_certificate_verify(input_buf)  # the signature: the peer has the certificate's key
+        if self.policy is None or self._peer_certificate is None:
+            raise tls.AlertInternalError("no trust policy")
+        self.objection = self.policy.objection(self._peer_certificate, self._peer_certificate_chain)
+        if self.objection is not None:
+            raise tls.AlertBadCertificate(self.objection)
+
     def _server_handle_hello(self, input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
         hello = Buffer(data=input_buf.data_slice(0, input_buf.capacity))
         try:
@@ -124,7 +155,9 @@ class CheckedContext(tls.Context):
             ) from error
 
 
-def install(engine: Any, policy: TrustPolicy | None, alpn: list[str], server_name: str | None) -> CheckedContext:
+def install(
+    engine: Any, policy: TrustPolicy | ClientPolicy | None, alpn: list[str], server_name: str | None
+) -> CheckedContext:
     """Put a checked context in place of the one that ``QuicConnection._initialize`` has just made."""
     made: tls.Context = engine.tls
     context = CheckedContext(
@@ -136,6 +169,7 @@ def install(engine: Any, policy: TrustPolicy | None, alpn: list[str], server_nam
         verify_mode=0,  # ssl.CERT_NONE: the policy above takes its place
     )
     context.policy = policy
+    context._request_client_certificate = policy is not None and not engine._is_client
     for name in ("certificate", "certificate_chain", "certificate_private_key", "handshake_extensions"):
         setattr(context, name, getattr(made, name))
     for name in ("alpn_cb", "update_traffic_key_cb"):
@@ -146,3 +180,33 @@ def install(engine: Any, policy: TrustPolicy | None, alpn: list[str], server_nam
 
 def _printable(text: str) -> str:
     return text[:40].encode("ascii", "backslashreplace").decode()
+
+
+# what servers answer to a client certificate that they do not like, as QUIC's error codes
+CERTIFICATE_ALERTS = frozenset(
+    QuicErrorCode.CRYPTO_ERROR + alert
+    for alert in (
+        tls.AlertDescription.bad_certificate,
+        tls.AlertDescription.unsupported_certificate,
+        tls.AlertDescription.certificate_revoked,
+        tls.AlertDescription.certificate_expired,
+        tls.AlertDescription.certificate_unknown,
+        tls.AlertDescription.unknown_ca,
+        tls.AlertDescription.access_denied,
+        tls.AlertDescription.certificate_required,
+    )
+)
+
+
+def refused_certificate(ours: x509.Certificate | None, said: str) -> str:
+    """Return what to tell the user of a client whose certificate the server refused, saying ``said``."""
+    answer = f" (it says: {said})" if said else ""
+    if ours is None:
+        return (
+            f"it wants a client certificate, and this client has none{answer}; set certificate and key to files from "
+            'an authority that it trusts, or certificate = "self-signed" and let its operator pin that key'
+        )
+    return (
+        f"it does not accept our client certificate{answer}; its key is {fingerprint(ours)}: "
+        "let the server's operator add it to pins, or use a certificate from its client_ca"
+    )

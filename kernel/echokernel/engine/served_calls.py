@@ -1,0 +1,326 @@
+"""Requests of the peer that have a stream of their own: isolated ones, and those with many values."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from echokernel.engine import inherited
+from echokernel.engine.failures import describe_failure
+from echokernel.engine.metadata import take_timeout
+from echokernel.engine.preludes import refuse_stream
+from echokernel.errors import (
+    ConnectionClosed,
+    EchoError,
+    InvalidArgument,
+    MethodNotFound,
+    Overloaded,
+    PermissionDenied,
+    ProtocolError,
+    RequestCancelled,
+    StreamReset,
+    StreamStopped,
+)
+from echokernel.introspection import KERNEL_METHODS
+from echokernel.middleware import compose
+from echokernel_protocol.calls import CallFrame, CallReader, encode_call_frame
+from echokernel_protocol.codes import Code
+from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
+from echokernel_protocol.frames import SLOT_MASK, SLOT_SHIFT, Flags, Frame, Header, MessageType
+from echokernel_protocol.streams import StreamKind, UnknownKind, take_prelude
+
+if TYPE_CHECKING:
+    from echokernel.engine.link import Link
+    from echokernel.methods import BoundMethods
+    from echokernel.middleware import Middleware, Next
+    from echokernel.session import Session
+    from echokernel.tasks import Task, TaskScope, Timer
+    from echokernel.transport import RecvStream, SendStream
+
+REQUEST_SECONDS = 30.0  # for the request itself, which may have a body of several MiB
+CHUNK = 65_536  # bytes written at a time: a long answer never holds more than the transport's watermark twice
+
+logger = logging.getLogger("echokernel.handlers")
+_HEADS = [bytes((0, flags)) for flags in range(256)]
+_END = int(Flags.END)
+_ERROR = int(Flags.ERROR)
+
+__all__ = ["ServedCalls"]
+
+
+class GoingAway(EchoError):
+    """The node drains: what it is asked now is never run."""
+
+    default_code = Code.GOING_AWAY
+
+
+class ServedCalls:
+    """The peer's calls on streams of their own, of one session."""
+
+    def __init__(
+        self, session: Session, link: Link, methods: BoundMethods, middleware: Sequence[Middleware], tasks: TaskScope
+    ) -> None:
+        self.session = session
+        self.methods = methods
+        self.tasks = tasks
+        self.channel = link.channel
+        self.onion: Next | None = compose(middleware, session, self._innermost) if middleware else None
+        self.last_id = 0
+        """The highest id that was run."""
+        self._running: dict[int, ServedCall] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def take(self, send: SendStream, recv: RecvStream) -> None:
+        """Serve a stream that the peer opened in both directions."""
+        ServedCall(self, send, recv).start()
+
+    def enter(self, call: ServedCall, request_id: int) -> None:
+        """Let a call in. Raises ProtocolViolation, GoingAway while the session drains, Overloaded."""
+        if request_id % 2 != self.channel.peer_parity:
+            raise ProtocolViolation(f"a call with id {request_id}, which is not one of the peer's")
+        if request_id in self._running:
+            raise ProtocolViolation(f"two calls with id {request_id}")
+        if request_id > self.channel.goaway_last:
+            raise GoingAway("this node stops; the call was never run")
+        limit = self.session.limits.max_requests
+        if len(self._running) >= limit:
+            raise Overloaded(f"{limit:,} calls are open already; it was never run")
+        self.last_id = max(self.last_id, request_id)
+        self._running[request_id] = call
+
+    def leave(self, request_id: int) -> None:
+        """The call is over."""
+        self._running.pop(request_id, None)
+
+    def cancel_all(self) -> None:
+        """The session ends; nobody waits for the answers."""
+        for call in list(self._running.values()):
+            call.stop(Code.CANCELLED)
+
+    async def _innermost(self, frame: Frame) -> Frame | None:
+        header = frame.header
+        call = self._running.get(header.request_id)
+        if call is None:
+            raise InvalidArgument("middleware changed the id of a call; it has to stay what it is")
+        inherited.metadata.set(frame.metadata or None)
+        answer = await call.handle(header.method, frame.payload)
+        if answer is None:
+            return Frame(Header(MessageType.RESPONSE, header.request_id, "", _END), b"")
+        return Frame(Header(MessageType.RESPONSE, header.request_id, "", header.flags & SLOT_MASK), answer)
+
+
+class ServedCall:
+    """One call: reads its items, runs its handler, writes its answers. An Exchange for streaming handlers."""
+
+    __slots__ = ("_code", "_head", "_owner", "_reader", "_ready", "_recv", "_send", "_timer", "request_id", "task")
+
+    def __init__(self, owner: ServedCalls, send: SendStream, recv: RecvStream) -> None:
+        limits = owner.session.limits
+        self.task: Task
+        self.request_id = 0
+        self._owner = owner
+        self._send = send
+        self._recv = recv
+        self._reader = CallReader(MessageType.REQUEST, max_frame=limits.max_frame, max_message=limits.max_message)
+        self._ready: deque[CallFrame] = deque()
+        self._head = _HEADS[0]
+        self._code = int(Code.CANCELLED)
+        self._timer: Timer | None = None
+
+    # --- its life ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to serve the call."""
+        tasks = self._owner.tasks
+        # one timer, and no cancel scope: this runs for every isolated request
+        self._timer = tasks.call_at(tasks.now() + REQUEST_SECONDS, self.stop, Code.DEADLINE_EXCEEDED)
+        self.task = tasks.start(self._run, name="call")
+        self._send.on_stop(self._caller_gave_up)
+
+    async def _run(self) -> None:
+        """Serve the call, from its prelude to its last byte."""
+        session = self._owner.session
+        frame: CallFrame | None = None
+        try:
+            frame = await self._read_request()
+            timeout = take_timeout(frame.metadata, session.peer.timeout / 1000)
+            await session.connected()
+            self._owner.enter(self, frame.request_id)
+        except UnknownKind as error:
+            refuse_stream(self._recv, self._send, error.code)
+        except ProtocolViolation as violation:
+            refuse_stream(self._recv, self._send, violation.code)
+            session._violated(violation)
+        except (Overloaded, GoingAway) as error:
+            assert frame is not None
+            await self._fail(frame.request_id, ErrorInfo(error.code, error.message).encode())
+        except ConnectionClosed:
+            self._send.reset(Code.CANCELLED)  # the caller gave up before its call was read
+        except BaseException:  # it said nothing in time, or the session ends
+            refuse_stream(self._recv, self._send, self._code)
+            raise
+        else:
+            self.request_id = frame.request_id
+            try:
+                await self._serve(frame, timeout)
+            finally:
+                self._owner.leave(frame.request_id)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def _read_request(self) -> CallFrame:
+        """Return the call. Raises UnknownKind, ProtocolViolation, ConnectionClosed."""
+        data = b""
+        while (found := take_prelude(data)) is None:
+            data += await self._more()
+        prelude, data = found
+        if prelude.kind is not StreamKind.CALL:
+            raise ProtocolViolation(f"a {prelude.kind.name.lower()} stream where none may be")
+        self._ready.extend(self._reader.receive(data))
+        while not self._ready:
+            self._ready.extend(self._reader.receive(await self._more()))
+        return self._ready.popleft()
+
+    async def _more(self) -> bytes:
+        data = await self._recv.read()
+        if not data:
+            raise ProtocolViolation("a stream ended before it said what it is", code=Code.TRUNCATED)
+        return data
+
+    async def _serve(self, frame: CallFrame, timeout: float) -> None:
+        owner, tasks = self._owner, self._owner.tasks
+        slot = frame.flags & SLOT_MASK
+        self._head = _HEADS[slot]
+        deadline = tasks.now() + timeout if timeout else None
+        inherited.deadline.set(deadline)
+        inherited.metadata.set(frame.metadata or None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if deadline is None else tasks.call_at(deadline, self.stop, Code.DEADLINE_EXCEEDED)
+        try:
+            if owner.onion is None:
+                answer = await self.handle(frame.method, frame.payload)
+            else:
+                header = Header(MessageType.REQUEST, frame.request_id, frame.method, slot)
+                response = await owner.onion(Frame(header, frame.payload, frame.metadata))
+                if response is None:
+                    raise PermissionDenied(f"{frame.method}: the response was intercepted")
+                answer = None if response.header.flags & _END else response.payload
+            end = encode_call_frame(MessageType.RESPONSE, frame.request_id, _HEADS[_END], b"", max_frame=CHUNK)
+            await self._write((b"" if answer is None else self._encode(answer)) + end)
+            await self._send.finish()
+        except StreamStopped:
+            self._send.reset(Code.CANCELLED)  # the caller wants no more
+        except ConnectionClosed as error:
+            if owner.session.closed is None:
+                await self._fail(frame.request_id, describe_failure(frame.method, error))
+        except Exception as error:
+            await self._fail(frame.request_id, describe_failure(frame.method, error, owner.session.shows_tracebacks))
+        except BaseException:  # cancelled: by the caller, by the deadline, or because the session ends
+            self._send.reset(self._code)
+            raise
+        finally:
+            if not self._reader.ended:
+                self._recv.stop(Code.CANCELLED)
+
+    async def handle(self, method: str, payload: bytes) -> bytes | None:
+        """Run the handler; return its one answer, or None when it has sent its answers itself."""
+        methods, session = self._owner.methods, self._owner.session
+        slot = self._head[1] >> SLOT_SHIFT
+        runners = methods.rpcs.get(method) or KERNEL_METHODS.get(method)
+        streaming = methods.streaming.get(method)
+        if runners is None and streaming is None:
+            raise MethodNotFound(f"no method {method!r} here")
+        if slot >= len(runners or streaming or ()):
+            raise InvalidArgument(f"{method}: serializer slot {slot} was not agreed in the hello")
+        if runners is not None:
+            return bytes(memoryview(await runners[slot](session, payload)))
+        assert streaming is not None
+        await streaming[slot](session, payload, self)
+        return None
+
+    async def _fail(self, request_id: int, info: bytes) -> None:
+        """Answer with an error. The caller may be far behind: what it did not read yet is still in front of it."""
+        try:
+            await self._send.write(
+                encode_call_frame(MessageType.RESPONSE, request_id, _HEADS[_ERROR], info, max_frame=CHUNK)
+            )
+            await self._send.finish()
+        except ConnectionClosed:
+            self._send.reset(Code.CANCELLED)
+
+    def stop(self, code: int) -> None:
+        """Cancel the handler; the caller is told the code."""
+        self._code = int(code)
+        # not at once: asyncio would drop a task that has not begun
+        self._owner.tasks.call_soon(self._owner.tasks.stop, self.task)
+
+    def _caller_gave_up(self) -> None:
+        self.stop(Code.CANCELLED)
+
+    # --- the Exchange ------------------------------------------------------------------------------------------
+
+    def items(self, decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+        """The caller's items; see :class:`echokernel.handlers.Exchange`."""
+        return _Items(self, decode)
+
+    async def send(self, payload: bytes) -> None:
+        """Send one answer; waits while the caller is behind. Raises StreamStopped when it wants no more."""
+        await self._write(self._encode(payload))
+
+    def _encode(self, payload: bytes) -> bytes:
+        peer = self._owner.session.peer
+        if len(payload) > peer.max_message:
+            raise InvalidArgument(
+                f"an answer has {len(payload):,} bytes; the caller takes {peer.max_message:,}. Send it in parts.",
+                code=Code.RESOURCE_EXHAUSTED,
+            )
+        return encode_call_frame(MessageType.RESPONSE, self.request_id, self._head, payload, max_frame=peer.max_frame)
+
+    async def _write(self, data: bytes) -> None:
+        if len(data) <= CHUNK:
+            await self._send.write(data)
+            return
+        view = memoryview(data)
+        for start in range(0, len(data), CHUNK):
+            await self._send.write(bytes(view[start : start + CHUNK]))
+
+    async def next_item(self) -> CallFrame | None:
+        """Return the caller's next item; None behind the last one."""
+        while not self._ready:
+            if self._reader.ended:
+                return None
+            try:
+                data = await self._recv.read()
+                if not data:
+                    self._reader.end_of_stream()
+                self._ready.extend(self._reader.receive(data))
+            except StreamReset as error:
+                raise RequestCancelled("the caller gave up while it sent its items", code=error.code) from None
+            except ProtocolViolation as violation:
+                self._owner.session._violated(violation)
+                raise ProtocolError(str(violation), code=violation.code) from None
+        if self._ready[0].kind == _END:
+            return None
+        return self._ready.popleft()
+
+
+class _Items:
+    """An async iterator, and not a generator: left half read, there is nothing to close."""
+
+    def __init__(self, call: ServedCall, decode: Callable[[bytes], Any]) -> None:
+        self._call, self._decode = call, decode
+
+    def __aiter__(self) -> _Items:
+        return self
+
+    async def __anext__(self) -> Any:
+        frame = await self._call.next_item()
+        if frame is None:
+            raise StopAsyncIteration
+        return self._decode(frame.payload)
