@@ -19,6 +19,7 @@ from echokernel.engine import inherited
 from echokernel.engine.bodies import Bodies
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
+from echokernel.engine.early import Early, explain_close
 from echokernel.engine.flow_table import Flows
 from echokernel.engine.link import Link
 from echokernel.engine.serving import Serving
@@ -30,7 +31,7 @@ from echokernel.errors import (
     RequestTimeout,
 )
 from echokernel.tasks import open_tasks
-from echokernel_protocol.channel import Announced, Received
+from echokernel_protocol.channel import Announced, Phase, Received
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
 from echokernel_protocol.frames import Flags, MessageType
@@ -108,6 +109,9 @@ class Session(Store):
         self._pings: dict[int, Future[float]] = {}
         self._ping_number = 0
         self._held: list[Received] | None = []
+        self._early: Early | None = None
+        if connection.early or channel.phase is Phase.ASSUMED:
+            self._early = Early(self, connection, channel, callbacks=bool(node.on_connect))
         self._tasks: TaskScope
         self._closing: Future[None] | None = None
 
@@ -194,6 +198,8 @@ class Session(Store):
         Raises MethodNotFound, InvalidArgument, HandlerError, RequestTimeout, OutcomeUnknown, ConnectionClosed and
         whatever else the peer's handler raised. Cancelled, the handler at the peer is cancelled too.
         """
+        if self._early is not None:
+            return self._early.request(method, value, timeout, returns, idempotent)
         return self._calls.request(method, value, timeout, returns, idempotent)
 
     def emit(self, event: str, value: Any = None) -> Coroutine[Any, Any, None]:
@@ -201,6 +207,8 @@ class Session(Store):
 
         Raises SerializationError, InvalidArgument, ConnectionClosed.
         """
+        if self._early is not None:
+            return self._early.emit(event, value)
         return self._calls.emit(event, value)
 
     async def create_stream(self, name: str) -> StreamSender:
@@ -264,6 +272,9 @@ class Session(Store):
             methods = self._node.methods.bind(self._codecs.serializers[1:])
             self._serving = Serving(self, link, self._bodies, methods, self._node.middleware, self.peer, tasks)
             self._flows = Flows(self, link, methods.streams, tasks)
+            if self._early is not None:
+                self._calls.early = True
+                tasks.start(self._early.watch, name="session early")
             tasks.start(link.pump, name="session pump")
             tasks.start(self._accept_uni, name="session streams")
             tasks.start(self._accept_bi, name="session calls")
@@ -296,10 +307,12 @@ class Session(Store):
                     self._channel.end_of_stream()
                     return await self._await_close()
                 self._act(self._channel.receive(data))
+                if self._early is not None and (refusal := self._early.refusal()) is not None:
+                    return refusal
         except ProtocolViolation as violation:
             return await self._close_for(violation)
         except ConnectionClosed as error:
-            return error
+            return error if self._early is None else explain_close(error)
         except Exception as error:  # a fault of ours; the peer must not wait for ever
             logger.error("session %s: %s in the receive loop", self.id, type(error).__name__, exc_info=error)
             await self._connection.close(Code.INTERNAL, "internal error")
@@ -331,8 +344,8 @@ class Session(Store):
                     entry[0].set_result((flags, payload))
                 elif isinstance(payload, Announced):
                     self._bodies.discard(payload)  # its caller gave up
-            elif held is not None:  # on_connect has not returned yet
-                held.append(frame)
+            elif held is not None and (self._early is None or not self._early.may_run(frame)):
+                held.append(frame)  # on_connect has not returned yet
             elif message_type == _REQUEST:
                 serving.on_request(request_id, method, flags, payload, now)
             elif message_type == _EVENT:
@@ -342,6 +355,8 @@ class Session(Store):
         self._after_batch()
 
     def _after_batch(self) -> None:
+        if self._early is not None:
+            self._early.look()
         self._calls.wake_waiting()
         channel = self._channel
         if channel.outbox_size > self.limits.outbox + self.limits.max_message:
@@ -361,6 +376,11 @@ class Session(Store):
 
     async def _tell_connected(self) -> None:
         try:
+            if self._early is not None:
+                await self._early.over()
+        except EchoError:
+            return  # nobody hears of it
+        try:
             for callback in self._node.on_connect:
                 result = callback(self._node.subject(self))
                 if inspect.isawaitable(result):
@@ -376,6 +396,8 @@ class Session(Store):
             self._violated(violation)
 
     async def _tell_disconnected(self) -> None:
+        if self._early is not None:
+            return  # nobody heard that it came
         inherited.deadline.set(None)  # the last request's is over
         for callback in self._node.on_disconnect:
             try:
@@ -390,6 +412,8 @@ class Session(Store):
         if self.closed is not None:
             return
         self.closed = error
+        if self._early is not None:
+            self._early.fail(error)
         self._link.fail(error)
         self._calls.fail(error)
         self._bodies.fail(error)
@@ -398,6 +422,13 @@ class Session(Store):
             if not future.done():
                 future.set_exception(error)
         self._flows.fail(error)
+
+    def _end_early(self) -> None:
+        """The handshake is complete, and the hello answered: from now on this is a session like any other."""
+        assert self._channel.peer is not None
+        self.peer = self._channel.peer
+        self._early = None
+        self._calls.early = False
 
     def _violated(self, violation: ProtocolViolation) -> None:
         """Something beside the channel broke the protocol: close, from a task that may."""

@@ -20,6 +20,7 @@ from echokernel.errors import (
     error_from_code,
 )
 from echokernel_protocol.channel import FRAME_CHARGE, Announced
+from echokernel_protocol.early import IDEMPOTENT
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import Flags
 from echokernel_protocol.maps import encode_map
@@ -60,6 +61,8 @@ class Calls:
         self._violated = violated
         self.stopped: ConnectionClosed | None = None
         """Why nothing new is started any more; None while it is."""
+        self.early = False
+        """Whether the handshake is not complete: only requests marked idempotent get here, and they say so."""
         self._link = link
         self._channel = link.channel
         self._bodies = bodies
@@ -99,7 +102,7 @@ class Calls:
                 raise RequestTimeout(f"{method}: the deadline of the request that is being handled has passed")
         body: bytes | None = None
         extra = 0
-        if not default or len(payload) > self._max_frame:
+        if not default or len(payload) > self._max_frame or self.early:
             head, payload, body = self._dress(method, head, payload, None if default else timeout)
             extra = 0 if body is None else len(body)
         channel = self._channel
@@ -238,8 +241,11 @@ class Calls:
             )
         flags = head[-1]
         metadata = b""
-        if timeout is not None:
-            metadata = encode_map({"$timeout": str(max(1, int(timeout * 1000)) if timeout else 0)})
+        entries = {} if timeout is None else {"$timeout": str(max(1, int(timeout * 1000)) if timeout else 0)}
+        if self.early:
+            entries[IDEMPOTENT] = ""
+        if entries:
+            metadata = encode_map(entries)
             flags |= _METADATA
         body = None
         if len(metadata) + len(payload) > self._max_frame:
