@@ -24,6 +24,7 @@ from echokernel.engine.broadcast import Broadcasts
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
 from echokernel.engine.datagrams import Datagrams
+from echokernel.engine.early import Early, explain_close
 from echokernel.engine.flow_options import BUFFER_FRAMES, FlowOptions
 from echokernel.engine.flow_table import Flows
 from echokernel.engine.link import Link
@@ -42,7 +43,7 @@ from echokernel.errors import (
 )
 from echokernel.middleware import compose_outgoing, compose_sessions
 from echokernel.tasks import open_tasks
-from echokernel_protocol.channel import Announced, Received
+from echokernel_protocol.channel import Announced, Phase, Received
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
 from echokernel_protocol.frames import Flags, Frame, Header, MessageType
@@ -123,6 +124,9 @@ class Session(Store):
         self._held: list[Received] | None = []
         self._until_connected: list[Future[None]] = []
         self._over: Future[None] | None = None
+        self._early: Early | None = None
+        if connection.early or channel.phase is Phase.ASSUMED:
+            self._early = Early(self, connection, channel, callbacks=node.is_told_of_sessions)
         self._tasks: TaskScope
         self._closing: Future[None] | None = None
         self._groups: set[str] | None = None
@@ -166,7 +170,7 @@ class Session(Store):
     @property
     def takes_events(self) -> bool:
         """Whether a broadcast may be sent to it: it is open, and nothing has told it to stop."""
-        return self.closed is None and self._calls.stopped is None
+        return self.closed is None and self._early is None and self._calls.stopped is None
 
     @property
     def is_holding(self) -> bool:
@@ -262,6 +266,8 @@ class Session(Store):
         Raises MethodNotFound, InvalidArgument, HandlerError, RequestTimeout, OutcomeUnknown, ConnectionClosed and
         whatever else the peer's handler raised. Cancelled, the handler at the peer is cancelled too.
         """
+        if self._early is not None:
+            return self._early.request(method, value, timeout, returns, idempotent, metadata, isolated)
         return self._calls.request(method, value, timeout, returns, idempotent, metadata, isolated)
 
     def request_stream(
@@ -303,6 +309,8 @@ class Session(Store):
 
         Raises SerializationError, InvalidArgument, ConnectionClosed.
         """
+        if self._early is not None:
+            return self._early.emit(event, value, metadata, reliable, fallback)
         if not reliable:
             return self._datagrams.emit(event, value, fallback, metadata)
         return self._calls.emit(event, value, metadata)
@@ -336,8 +344,9 @@ class Session(Store):
         ``max_age``: seconds after which a frame is dropped instead of sent; with ``per_frame`` also while it is under way.
         ``on_full``: what :meth:`StreamSender.send` does while the receiver or the network is slower: ``"wait"``,
         ``"drop_oldest"`` or ``"drop_newest"`` of what is buffered here, or ``"error"`` (Overloaded). ``buffer``: frames (and
-        at most 1 MiB) that may wait here. Neither holds for datagrams, which leave at once; the transport drops its oldest
-        one when 256 wait. ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
+        at most 1 MiB) that may wait here; a reliable stream that waits, and has no ``max_age``, has no buffer but the
+        transport's. Neither holds for datagrams, which leave at once; the transport drops its oldest one when 256 wait.
+        ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
 
         Raises InvalidArgument for what is not valid and for datagrams where there are none, ConnectionClosed.
         """
@@ -357,6 +366,8 @@ class Session(Store):
         return opened[0]
 
     async def _open_flow(self, name: str, options: FlowOptions, metadata: Mapping[str, str] | None) -> StreamSender:
+        if self._early is not None:
+            await self._early.over()
         entries = encode_metadata(name, metadata, options.entries())
         head = self._codecs.head(name)[:-1] + (b"\x08" if entries else b"\x00")
         if self._calls.stopped is not None:
@@ -446,6 +457,9 @@ class Session(Store):
             self._served = ServedCalls(self, link, methods, self._node.middleware, tasks)
             self._flows = Flows(self, link, methods.streams, tasks, self._node.middleware)
             self._datagrams = Datagrams(self._connection, self._codecs, self._calls, self._serving, self._flows)
+            if self._early is not None:
+                self._calls.early = True
+                tasks.start(self._early.watch, name="session early")
             tasks.start(link.pump, name="session pump")
             tasks.start(self._accept_uni, name="session streams")
             tasks.start(self._accept_bi, name="session calls")
@@ -479,10 +493,12 @@ class Session(Store):
                     self._channel.end_of_stream()
                     return await self._await_close()
                 self._act(self._channel.receive(data))
+                if self._early is not None and (refusal := self._early.refusal()) is not None:
+                    return refusal
         except ProtocolViolation as violation:
             return await self._close_for(violation)
         except ConnectionClosed as error:
-            return error
+            return error if self._early is None else explain_close(error)
         except Exception as error:  # a fault of ours; the peer must not wait for ever
             logger.error("session %s: %s in the receive loop", self.id, type(error).__name__, exc_info=error)
             await self._connection.close(Code.INTERNAL, "internal error")
@@ -514,8 +530,8 @@ class Session(Store):
                     entry[0].set_result((flags, payload))
                 elif isinstance(payload, Announced):
                     self._bodies.discard(payload)  # its caller gave up
-            elif held is not None:  # on_connect has not returned yet
-                held.append(frame)
+            elif held is not None and (self._early is None or not self._early.may_run(frame)):
+                held.append(frame)  # on_connect has not returned yet
             elif message_type == _REQUEST:
                 serving.on_request(request_id, method, flags, payload, now)
             elif message_type == _EVENT:
@@ -525,6 +541,8 @@ class Session(Store):
         self._after_batch()
 
     def _after_batch(self) -> None:
+        if self._early is not None:
+            self._early.look()
         self._calls.wake_waiting()
         channel = self._channel
         if channel.outbox_size > self.limits.outbox + self.limits.max_message:
@@ -553,6 +571,11 @@ class Session(Store):
 
     async def _begin(self) -> None:
         """Tell ``on_connect``, inside the middleware around the session, and let what the peer has asked begin."""
+        try:
+            if self._early is not None:
+                await self._early.over()
+        except EchoError:
+            return  # nobody hears of it
         run = compose_sessions(self._node.middleware, self, self._live)
         try:
             if run is None:
@@ -600,6 +623,8 @@ class Session(Store):
             self._tasks.start(self._datagrams.run, name="session datagrams")
 
     async def _tell_disconnected(self) -> None:
+        if self._early is not None:
+            return  # nobody heard that it came
         inherited.deadline.set(None)  # the last request's is over
         for callback in self._node.on_disconnect:
             try:
@@ -614,6 +639,8 @@ class Session(Store):
         if self.closed is not None:
             return
         self.closed = error
+        if self._early is not None:
+            self._early.fail(error)
         self._link.fail(error)
         self._calls.fail(error)
         self._bodies.fail(error)
@@ -631,6 +658,13 @@ class Session(Store):
         """What is broadcast comes faster than the peer takes it."""
         logger.warning("session %s: closed: %s", self.id, reason)
         self._tasks.start(partial(self._connection.close, drain=0.2), Code.RESOURCE_EXHAUSTED, reason, name="close")
+
+    def _end_early(self) -> None:
+        """The handshake is complete, and the hello answered: from now on this is a session like any other."""
+        assert self._channel.peer is not None
+        self.peer = self._channel.peer
+        self._early = None
+        self._calls.early = False
 
     def _violated(self, violation: ProtocolViolation) -> None:
         """Something beside the channel broke the protocol: close, from a task that may."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -27,6 +27,7 @@ from echokernel.errors import (
     error_from_code,
 )
 from echokernel_protocol.channel import FRAME_CHARGE, Announced, event_frame
+from echokernel_protocol.early import IDEMPOTENT
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import SLOT_MASK, Flags, Frame, Header, MessageType
 from echokernel_protocol.postcard import encode_varint
@@ -57,13 +58,28 @@ __all__ = ["Calls"]
 
 
 class _Waiting:
-    """A request that the peer has no room for yet."""
+    """A request that the peer has no room for yet. Ten thousand may wait: one object each, and no more."""
 
-    __slots__ = ("placed", "put", "size", "turn")
+    __slots__ = ("body", "default", "ends", "head", "method", "payload", "placed", "size", "turn")
 
-    def __init__(self, size: int, put: Callable[[], _Placed], turn: Future[None]) -> None:
+    def __init__(
+        self,
+        method: str,
+        head: bytes,
+        payload: bytes,
+        body: bytes | None,
+        size: int,
+        ends: float,
+        default: bool,
+        turn: Future[None],
+    ) -> None:
+        self.method = method
+        self.head = head
+        self.payload = payload
+        self.body = body
         self.size = size
-        self.put = put
+        self.ends = ends
+        self.default = default
         self.turn = turn
         self.placed: _Placed | None = None
 
@@ -92,6 +108,8 @@ class Calls:
         """Why nothing new is started any more; None while it is."""
         self.own_streams = OwnStreams(self, link, codecs, peer, tasks, violated, limits)
         """Calls that have a stream of their own."""
+        self.early = False
+        """Whether the handshake is not complete: only requests marked idempotent get here, and they say so."""
         self._link = link
         self._channel = link.channel
         self._bodies = bodies
@@ -104,9 +122,10 @@ class Calls:
         """Requests without an answer, by id; the session sets the futures."""
         self._deadlines = Deadlines(tasks, self._expire)
         self._next_sweep: Timer | None = None
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
+        """In their order, and yet whoever gives up is out at once."""
+        self._waited = 0
         self._wake_is_due = False
-        self._turns: dict[int, tuple[str, _Waiting]] = {}
         self._turn_deadlines = Deadlines(tasks, self._expire_turn)
 
     # --- requests ----------------------------------------------------------------------------------------------
@@ -175,7 +194,7 @@ class Calls:
         now = tasks.now()
         body: bytes | None = None
         extra = 0
-        if not default or len(payload) > self._max_frame or metadata or inherited_metadata.get():
+        if not default or len(payload) > self._max_frame or metadata or self.early or inherited_metadata.get():
             head, payload, body = self._dress(method, head, payload, None if default else timeout, metadata)
             extra = 0 if body is None else len(body)
         channel = self._channel
@@ -349,6 +368,8 @@ class Calls:
             )
         flags = head[-1]
         kernel = {} if timeout is None else {"$timeout": str(max(1, int(timeout * 1000)) if timeout else 0)}
+        if self.early:
+            kernel[IDEMPOTENT] = ""
         metadata = encode_metadata(method, own, kernel)
         if metadata:
             flags |= _METADATA
@@ -389,19 +410,12 @@ class Calls:
         default: bool,
     ) -> _Placed:
         """Wait until the peer takes one more request and those before it are put in; return what :meth:`_put` does."""
-        waiting = _Waiting(
-            size,
-            partial(self._put, method, head, payload, body, size - len(payload), ends, default),
-            self.tasks.future(),
-        )
-        self._waiting.append(waiting)
+        waiting = _Waiting(method, head, payload, body, size, ends, default, self.tasks.future())
+        self._waited = key = self._waited + 1
+        self._waiting[key] = waiting
         if len(self._waiting) == 1:
             self._wake_soon()
-        key = id(waiting)
-        bucket = 0
-        if ends:
-            self._turns[key] = method, waiting
-            bucket = self._turn_deadlines.add(ends, key)
+        bucket = self._turn_deadlines.add(ends, key) if ends else 0
         try:
             await waiting.turn
         except BaseException:
@@ -411,22 +425,20 @@ class Calls:
                 if self.pending.pop(request_id, None) is not None:
                     self._channel.cancel(request_id)
                     self._link.wake()
-            elif waiting in self._waiting:
-                self._waiting.remove(waiting)
+            elif self._waiting.pop(key, None) is not None:
                 self._wake_soon()  # the next one may be smaller
             raise
         finally:
             if ends:
-                del self._turns[key]
                 self._turn_deadlines.discard(bucket, key)
         assert waiting.placed is not None
         return waiting.placed
 
     def _expire_turn(self, key: int) -> None:
-        method, waiting = self._turns[key]
-        if not waiting.turn.done():
+        waiting = self._waiting.get(key)
+        if waiting is not None and not waiting.turn.done():
             waiting.turn.set_exception(
-                RequestTimeout(f"{method}: the peer gave no room for it within the deadline; nothing was sent")
+                RequestTimeout(f"{waiting.method}: the peer gave no room for it within the deadline; nothing was sent")
             )
 
     def _wake_soon(self) -> None:
@@ -445,24 +457,27 @@ class Calls:
         """Put in what waits, in its order, as far as credit, room and this turn of the loop allow."""
         self._wake_is_due = False
         channel, link, waiting = self._channel, self._link, self._waiting
-        for _ in range(YIELD_AFTER):
-            while waiting and waiting[0].turn.done():
-                waiting.popleft()
-            if not waiting:
-                return
-            if self.stopped is not None:
-                waiting.popleft().turn.set_exception(self.stopped)
-            elif not channel.may_call(waiting[0].size):
+        for key, first in list(islice(waiting.items(), YIELD_AFTER)):
+            if first.turn.done():  # given up, or expired
+                del waiting[key]
+            elif self.stopped is not None:
+                del waiting[key]
+                first.turn.set_exception(self.stopped)
+            elif not channel.may_call(first.size):
                 return  # answers bring more
             elif not link.has_room:
                 link.on_room_once = self._wake_soon
                 return
             else:
-                first = waiting.popleft()
-                first.placed = first.put()
+                del waiting[key]
+                extra = first.size - len(first.payload)
+                first.placed = self._put(
+                    first.method, first.head, first.payload, first.body, extra, first.ends, first.default
+                )
                 link.wake()
                 first.turn.set_result(None)
-        self._wake_soon()
+        if waiting:
+            self._wake_soon()
 
     def fail(self, error: EchoError) -> None:
         """The connection is over: everything that waits fails at once."""
@@ -478,8 +493,8 @@ class Calls:
         for future, _, _ in pending.values():
             if not future.done():
                 future.set_exception(error)
-        waiting, self._waiting = self._waiting, deque()
-        for entry in waiting:
+        waiting, self._waiting = self._waiting, OrderedDict()
+        for entry in waiting.values():
             if not entry.turn.done():
                 entry.turn.set_exception(error)
 
