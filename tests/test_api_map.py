@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import echokernel
-from echokernel import ConfigError
 
 HERE = Path(__file__).resolve().parent
 PAGE = (HERE.parent / "docs" / "api-map.md").read_text("utf-8")
@@ -105,12 +104,6 @@ def test_what_is_planned_does_not_exist_yet(name: str) -> None:
     module, _, attribute = name.partition(".")
     there = hasattr(echokernel, attribute) if attribute else importlib.util.find_spec(module) is not None
     assert not there, f"{name} exists: give it its row in docs/api-map.md, and take it out of PLANNED"
-
-
-def test_early_data_is_still_refused() -> None:
-    quic = pytest.importorskip("echokernel_quic")
-    with pytest.raises(ConfigError, match="enable_0rtt"):
-        quic.QuicConfig.builder().enable_0rtt().build()
 
 
 def test_the_lookup_can_fail() -> None:
