@@ -33,6 +33,7 @@ class Link:
         "_room",
         "_send",
         "_timer",
+        "beside",
         "channel",
         "connection",
         "is_crowded",
@@ -45,6 +46,8 @@ class Link:
         self.channel = channel
         self.connection = connection
         self.tasks = tasks
+        self.beside = 0
+        """Bytes of bodies that the transport has not taken yet: they count against the outbox, too."""
         self._send = send
         self._limit = outbox
         self._flush_due = False
@@ -65,7 +68,7 @@ class Link:
             self.tasks.call_soon(self._flush_turn)
         if put == self._half and self._send.room > 0:
             self.flush()
-        elif put >= YIELD_AFTER or self.channel.outbox_size > self._limit:
+        elif put >= YIELD_AFTER or self.channel.outbox_size + self.beside > self._limit:
             self.is_crowded = True
 
     def batch(self, frames: int) -> None:
@@ -76,7 +79,7 @@ class Link:
         self._flush_due = False
         self._put_since_flush = 0
         self.flush()
-        self.is_crowded = self.channel.outbox_size > self._limit
+        self.is_crowded = self.channel.outbox_size + self.beside > self._limit
 
     def flush(self) -> None:
         """Hand frames to the transport now, as many as it has room for."""
@@ -139,13 +142,19 @@ class Link:
     async def wait_room(self) -> None:
         """Wait until the outbox is below its limit, and let others run."""
         await anyio.lowlevel.checkpoint()
-        while self.channel.outbox_size > self._limit:
+        while self.channel.outbox_size + self.beside > self._limit:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)
             future: Future[Any] = self.tasks.future()
             self._room.append(future)
             await future
         self.is_crowded = False
+
+    def body_left(self, size: int) -> None:
+        """The transport has taken ``size`` bytes of a body, or nobody wants them any more."""
+        self.beside -= size
+        if self._room and self.channel.outbox_size + self.beside <= self._limit:
+            self._give_room()
 
     def _give_room(self) -> None:
         waiting, self._room = self._room, []
