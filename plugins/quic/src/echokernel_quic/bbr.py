@@ -194,24 +194,26 @@ class Bbr(QuicCongestionControl):
     def _end_of_round(self, sample: Sample, now: float) -> None:
         self._round += 1
         self._round_end = self._meter.delivered
-        if not self._full or self._rtts >= RTT_SAMPLES:
-            self._judge_losses(sample, now)
-        if self.inflight_bound < math.inf:
+        lowered = (not self._full or self._rtts >= RTT_SAMPLES) and self._judge_losses(sample, now)
+        if self.inflight_bound < math.inf and not lowered:
             self.inflight_bound += max(self._regain, self._max_datagram_size)
             if self.inflight_bound > self._window_for(WINDOW_GAIN):
                 self.inflight_bound = math.inf
 
-    def _judge_losses(self, sample: Sample, now: float) -> None:
-        """Look at what was lost since the last time: in the last round, or few rounds on a short path."""
+    def _judge_losses(self, sample: Sample, now: float) -> bool:
+        """Look at what was lost since the last time: in one round, or a few on a short path. Return whether it matters."""
         lost, delivered, quickest = self._lost, self._meter.delivered - self._judged, self._quickest
         self._lost, self._judged, self._quickest, self._rtts = 0, self._meter.delivered, math.inf, 0
         packets = lost + max(1, round(delivered / self._max_datagram_size))
         if not self._full:
             self._judge_startup(sample, lost, packets, quickest)
-        elif self._round <= self._full_round + SETTLE_ROUNDS:
-            pass  # what is lost now was sent by STARTUP, which has learnt it
-        elif self._judge.end_round(lost=lost, packets=packets, rtt=quickest, now=now):
-            self._lower_bound(now)
+            return False
+        if self._round <= self._full_round + SETTLE_ROUNDS:
+            return False  # what is lost now was sent by STARTUP, which has learnt it
+        if not self._judge.end_round(lost=lost, packets=packets, rtt=quickest, now=now):
+            return False
+        self._lower_bound(now)
+        return True
 
     def _judge_startup(self, sample: Sample, lost: int, packets: int, quickest: float) -> None:
         """STARTUP ends when the path is full: it delivers no more, and we are not short of data or have made a queue.
