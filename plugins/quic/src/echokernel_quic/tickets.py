@@ -7,6 +7,7 @@ nothing in it can be read.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class TicketBook:
     """A dialer's tickets, each taken out once."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # a process has one book, and may have several event loops
         self._tickets: OrderedDict[TrustKey, list[Resumable]] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -67,23 +69,25 @@ class TicketBook:
 
     def put(self, key: TrustKey, entry: Resumable) -> None:
         """Keep a ticket; the oldest goes where there are too many."""
-        kept = self._tickets.setdefault(key, [])
-        kept.append(entry)
-        del kept[:-MAX_PER_SERVER]
-        self._tickets.move_to_end(key)
-        while len(self._tickets) > MAX_SERVERS:
-            self._tickets.popitem(last=False)
+        with self._lock:
+            kept = self._tickets.setdefault(key, [])
+            kept.append(entry)
+            del kept[:-MAX_PER_SERVER]
+            self._tickets.move_to_end(key)
+            while len(self._tickets) > MAX_SERVERS:
+                self._tickets.popitem(last=False)
 
     def take(self, key: TrustKey) -> Resumable | None:
         """Take the newest good ticket out; nobody gets it again."""
-        kept = self._tickets.get(key, [])
         now = time.monotonic()
-        while kept:
-            entry = kept.pop()
-            if entry.is_good(now):
-                return entry
-        self._tickets.pop(key, None)
-        return None
+        with self._lock:
+            kept = self._tickets.get(key, [])
+            while kept:
+                entry = kept.pop()
+                if entry.is_good(now):
+                    return entry
+            self._tickets.pop(key, None)
+            return None
 
 
 class Issued:
