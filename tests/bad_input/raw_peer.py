@@ -103,9 +103,13 @@ class RawPeer:
                     if found[0] == RESPONSE and found[1] == request_id and found[2] == "":
                         self.inbox.remove(found)
                         return found
-                data = await self.recv.read()
-                assert data, "the channel ended"
-                self.inbox += self.decoder.feed(data)
+                await self.hear()
+
+    async def hear(self) -> None:
+        """Read the channel once; events and link frames are forgotten."""
+        data = await self.recv.read()
+        assert data, "the channel ended"
+        self.inbox += [found for found in self.decoder.feed(data) if found[1]]
 
     async def call(self, data: bytes | None = None, request_id: int | None = None) -> RawCall:
         """Open a call stream; ``data`` follows its prelude."""
