@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from echokernel.engine import inherited
 from echokernel.engine.failures import describe_failure
 from echokernel.engine.metadata import take_timeout
-from echokernel.engine.preludes import refuse_stream
+from echokernel.engine.preludes import PRELUDE_SECONDS, refuse_stream
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -160,8 +160,8 @@ class ServedCall:
     def start(self) -> None:
         """Begin to serve the call."""
         tasks = self._owner.tasks
-        # one timer, and no cancel scope: this runs for every isolated request
-        self._timer = tasks.call_at(tasks.now() + REQUEST_SECONDS, self.stop, Code.DEADLINE_EXCEEDED)
+        # timers, and no cancel scopes: this runs for every isolated request
+        self._timer = tasks.call_at(tasks.now() + PRELUDE_SECONDS, self.stop, Code.DEADLINE_EXCEEDED)
         self.task = tasks.start(self._run, name="call")
         self._send.on_stop(self._caller_gave_up)
 
@@ -206,22 +206,27 @@ class ServedCall:
         """Return the call. Raises UnknownKind, ProtocolViolation, ConnectionClosed."""
         data = b""
         while (found := take_prelude(data)) is None:
-            data += await self._more()
+            more = await self._recv.read()
+            if not more:
+                raise ProtocolViolation("a stream ended within its prelude", code=Code.TRUNCATED)
+            data += more
         prelude, data = found
         self._has_begun = True
         self._owner.begun += 1
         if prelude.kind is not StreamKind.CALL:
             raise ProtocolViolation(f"a {prelude.kind.name.lower()} stream where none may be")
         self._ready.extend(self._reader.receive(data))
+        if not self._ready:
+            tasks = self._owner.tasks
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = tasks.call_at(tasks.now() + REQUEST_SECONDS, self.stop, Code.DEADLINE_EXCEEDED)
         while not self._ready:
-            self._ready.extend(self._reader.receive(await self._more()))
+            data = await self._recv.read()
+            if not data:
+                self._reader.end_of_stream()
+            self._ready.extend(self._reader.receive(data))
         return self._ready.popleft()
-
-    async def _more(self) -> bytes:
-        data = await self._recv.read()
-        if not data:
-            raise ProtocolViolation("a stream ended before it said what it is", code=Code.TRUNCATED)
-        return data
 
     async def _serve(self, frame: CallFrame, timeout: float) -> None:
         owner, tasks = self._owner, self._owner.tasks

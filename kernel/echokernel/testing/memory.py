@@ -141,6 +141,7 @@ class MemorySendStream(SendStream):
         self._pipe.on_stop = function
 
     def reset(self, code: int) -> None:
+        self._pipe.on_stop = None  # both ends keep the pipe for as long as they live
         over = self._pipe.finished and not self._pipe.size
         if self._pipe.reset is None and self._pipe.owner.error is None and not over:
             self._pipe.reset = code
@@ -316,7 +317,8 @@ class MemoryConnection(Connection):
                 end.error = error or ConnectionClosed("the peer does not answer", code=Code.UNAVAILABLE)
         for end in (self, self.other):
             end._changed.wake()
-            for pipe in end._pipes:
+            pipes, end._pipes = end._pipes, []
+            for pipe in pipes:
                 pipe.changed.wake()
 
     async def wait_closed(self) -> Exception:
