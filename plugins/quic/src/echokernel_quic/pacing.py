@@ -65,6 +65,8 @@ class RatePacer(QuicPacketPacer):
         """The rate is asked for when it is needed."""
 
     def _sent(self, size: int) -> None:
+        if self._control.pacing_rate is None:
+            return  # nothing was counted yet that this could be taken from
         self._credit -= size
         self._built = max(0, self._built - 1)
         self._usual_size += (size - self._usual_size) / 8
