@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compare import Server
+
 from echokernel import EchoClient, EchoServer, Session, rpc
 
 BUDGET_SECONDS, BUDGET_STALL_MS = 2.0, 100.0
