@@ -55,7 +55,8 @@ def _entry(name: str, value: Any) -> str:
     elif inspect.isfunction(value):
         code = "\n".join(f"{_sort(value)}{name}{_signature(each)}" for each in typing.get_overloads(value) or [value])
     else:
-        return f"### {name}\n\n{OTHERS[name]}\n"
+        choices = f"One of {', '.join(f'`{json.dumps(each)}`' for each in typing.get_args(value))}. "
+        return f"### {name}\n\n{choices if typing.get_args(value) else ''}{OTHERS[name]}\n"
     parts = [f"### {name}\n", f"```python\n{code}\n```\n"]
     about = _text(value)
     if about:
@@ -84,6 +85,7 @@ MADE_BY_THE_KERNEL = {
 }
 
 OTHERS = {
+    "BroadcastPolicy": "What becomes of a broadcast at a session that is behind: see `ServerContext.broadcast`.",
     "SessionId": "The number of a session: an `int` of a type of its own for type checkers.",
     "hookimpl": "Marks a function of a plugin as the implementation of the hook of its name: see [hooks](hooks.md).",
 }

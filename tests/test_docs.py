@@ -215,6 +215,13 @@ def test_every_page_is_listed() -> None:
     assert not [page.name for page in DOCS.glob("*.md") if f"({page.name})" not in index and page.name != "README.md"]
 
 
+def test_decisions_are_numbered_one_by_one() -> None:
+    pages = sorted(DOCS.glob("decisions/0*.md"))
+    assert [page.name[:4] for page in pages] == [f"{number:04}" for number in range(1, len(pages) + 1)]
+    for number, page in enumerate(pages, 1):
+        assert page.read_text("utf-8").startswith(f"# {number}. "), page.name
+
+
 @pytest.mark.parametrize("name", echokernel.__all__)
 def test_every_public_name_is_in_the_guide(name: str) -> None:
     pages = [*GUIDE, DOCS / "hooks.md"]

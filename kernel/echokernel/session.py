@@ -6,6 +6,7 @@ granted beforehand: it never waits for a handler. What goes out is put into the 
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import logging
 import time
@@ -24,6 +25,7 @@ from echokernel.engine.broadcast import Broadcasts
 from echokernel.engine.calls import Calls
 from echokernel.engine.codecs import Codecs
 from echokernel.engine.datagrams import Datagrams
+from echokernel.engine.early import Early, explain_close
 from echokernel.engine.flow_options import BUFFER_FRAMES, FlowOptions
 from echokernel.engine.flow_table import Flows
 from echokernel.engine.link import Link
@@ -42,7 +44,7 @@ from echokernel.errors import (
 )
 from echokernel.middleware import compose_outgoing, compose_sessions
 from echokernel.tasks import open_tasks
-from echokernel_protocol.channel import Announced, Received
+from echokernel_protocol.channel import Announced, Phase, Received
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
 from echokernel_protocol.frames import Flags, Frame, Header, MessageType
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.serializer import Serializer
     from echokernel.streaming import Items, StreamingCall
-    from echokernel.tasks import Future, TaskScope
+    from echokernel.tasks import Future, Task, TaskScope
     from echokernel.transport import Connection, PeerIdentity, RecvStream, SendStream
     from echokernel_protocol.channel import Channel
     from echokernel_protocol.describe import Description, Health
@@ -67,10 +69,11 @@ SessionId = NewType("SessionId", int)
 CLOSE_SECONDS = 2.0
 LINGER_SECONDS = 2.0
 MAX_PINGS = 32  # half of what the peer lets wait
+MAX_HELD = 8_192  # frames of streams, and cancellations, until on_connect returns: what no credit bounds
 
 logger = logging.getLogger("echokernel.session")
 _REQUEST, _RESPONSE, _EVENT, _STREAM = (int(kind) for kind in MessageType)
-_ERROR = int(Flags.ERROR)
+_CANCEL = int(Flags.CANCEL)
 
 __all__ = ["Session", "SessionId", "SessionInfo"]
 
@@ -121,8 +124,13 @@ class Session(Store):
         self._pings: dict[int, Future[float]] = {}
         self._ping_number = 0
         self._held: list[Received] | None = []
+        self._held_free = 0
         self._until_connected: list[Future[None]] = []
+        self._beginning: Task
         self._over: Future[None] | None = None
+        self._early: Early | None = None
+        if connection.early or channel.phase is Phase.ASSUMED:
+            self._early = Early(self, connection, channel, callbacks=node.is_told_of_sessions)
         self._tasks: TaskScope
         self._closing: Future[None] | None = None
         self._groups: set[str] | None = None
@@ -166,7 +174,7 @@ class Session(Store):
     @property
     def takes_events(self) -> bool:
         """Whether a broadcast may be sent to it: it is open, and nothing has told it to stop."""
-        return self.closed is None and self._calls.stopped is None
+        return self.closed is None and self._early is None and self._calls.stopped is None
 
     @property
     def is_holding(self) -> bool:
@@ -196,8 +204,8 @@ class Session(Store):
             "frames_sent": channel.sent,
             "frames_received": channel.received,
             "frames_late": channel.late,
-            "open_requests": channel.open_calls,
-            "open_peer_requests": channel.open_peer_calls,
+            "open_requests": channel.open_calls + self._calls.own_streams.gate.inside,
+            "open_peer_requests": channel.open_peer_calls + len(self._served),
             "outbox_bytes": channel.outbox_size,
             "unknown_events": self._serving.unknown_events,
             "unknown_methods": self._serving.unknown_methods,
@@ -262,6 +270,8 @@ class Session(Store):
         Raises MethodNotFound, InvalidArgument, HandlerError, RequestTimeout, OutcomeUnknown, ConnectionClosed and
         whatever else the peer's handler raised. Cancelled, the handler at the peer is cancelled too.
         """
+        if self._early is not None:
+            return self._early.request(method, value, timeout, returns, idempotent, metadata, isolated)
         return self._calls.request(method, value, timeout, returns, idempotent, metadata, isolated)
 
     def request_stream(
@@ -303,6 +313,8 @@ class Session(Store):
 
         Raises SerializationError, InvalidArgument, ConnectionClosed.
         """
+        if self._early is not None:
+            return self._early.emit(event, value, metadata, reliable, fallback)
         if not reliable:
             return self._datagrams.emit(event, value, fallback, metadata)
         return self._calls.emit(event, value, metadata)
@@ -336,8 +348,9 @@ class Session(Store):
         ``max_age``: seconds after which a frame is dropped instead of sent; with ``per_frame`` also while it is under way.
         ``on_full``: what :meth:`StreamSender.send` does while the receiver or the network is slower: ``"wait"``,
         ``"drop_oldest"`` or ``"drop_newest"`` of what is buffered here, or ``"error"`` (Overloaded). ``buffer``: frames (and
-        at most 1 MiB) that may wait here. Neither holds for datagrams, which leave at once; the transport drops its oldest
-        one when 256 wait. ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
+        at most 1 MiB) that may wait here; a reliable stream that waits, and has no ``max_age``, has no buffer but the
+        transport's. Neither holds for datagrams, which leave at once; the transport drops its oldest one when 256 wait.
+        ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
 
         Raises InvalidArgument for what is not valid and for datagrams where there are none, ConnectionClosed.
         """
@@ -357,6 +370,8 @@ class Session(Store):
         return opened[0]
 
     async def _open_flow(self, name: str, options: FlowOptions, metadata: Mapping[str, str] | None) -> StreamSender:
+        if self._early is not None:
+            await self._early.over()
         entries = encode_metadata(name, metadata, options.entries())
         head = self._codecs.head(name)[:-1] + (b"\x08" if entries else b"\x00")
         if self._calls.stopped is not None:
@@ -422,10 +437,14 @@ class Session(Store):
 
     async def run(self, opened: Future[None]) -> None:
         """Serve the session until it is over; ``opened`` gets its result when it can be used. Never raises."""
+        # a handler may have dialled: its deadline and its metadata are none of this session's
+        inherited.deadline.set(None)
+        inherited.metadata.set(None)
+        self._context = contextvars.copy_context()
         async with open_tasks() as tasks:
             self._tasks = tasks
             link = self._link = Link(self._channel, self._connection, self._send, tasks, self.limits.outbox)
-            self._bodies = Bodies(self._connection, tasks, self._violated)
+            self._bodies = Bodies(link, tasks, self._violated)
             context = self._node.context
             shared = context._broadcasts if isinstance(context, ServerContext) else Broadcasts()
             backlog = Backlog(link, self._bodies, self.limits, tasks, shared.tally, shared.flushes, self._close_slow)
@@ -446,10 +465,13 @@ class Session(Store):
             self._served = ServedCalls(self, link, methods, self._node.middleware, tasks)
             self._flows = Flows(self, link, methods.streams, tasks, self._node.middleware)
             self._datagrams = Datagrams(self._connection, self._codecs, self._calls, self._serving, self._flows)
+            if self._early is not None:
+                self._calls.early = True
+                tasks.start(self._early.watch, name="session early")
             tasks.start(link.pump, name="session pump")
             tasks.start(self._accept_uni, name="session streams")
             tasks.start(self._accept_bi, name="session calls")
-            tasks.start(self._begin, name="on_connect")
+            self._beginning = tasks.start(self._begin, name="on_connect")
             link.wake()  # a hello's answer may wait
             opened.set_result(None)
             try:
@@ -458,15 +480,22 @@ class Session(Store):
             finally:
                 if self.closed is None:
                     self._end(ConnectionClosed("the session was cancelled", code=Code.CANCELLED))
+                self._serving.drop_events()
                 with anyio.CancelScope(shield=True):  # bounded by itself; whoever ended it, nothing stays open
                     await self._connection.close(drain=0.0)
 
     async def _linger(self) -> None:
-        """Let events that have arrived be handled, and stream handlers see the end; requests have lost their caller."""
+        """Let events that have arrived be handled, stream handlers and the middleware around the session see the end;
+        requests have lost their caller.
+        """
         self._serving.cancel_requests()
         self._served.cancel_all()
         with anyio.move_on_after(LINGER_SECONDS):
-            while not self._serving.is_idle or self._flows.receiving:  # noqa: ASYNC110 - at most 2 s, once a session
+            while (  # noqa: ASYNC110 - at most 2 s, once a session
+                not self._serving.is_idle
+                or self._flows.receiving
+                or (self._over is not None and not self._beginning.done())
+            ):
                 await anyio.sleep(0.005)
 
     async def _receive(self) -> EchoError:
@@ -479,10 +508,12 @@ class Session(Store):
                     self._channel.end_of_stream()
                     return await self._await_close()
                 self._act(self._channel.receive(data))
+                if self._early is not None and (refusal := self._early.refusal()) is not None:
+                    return refusal
         except ProtocolViolation as violation:
             return await self._close_for(violation)
         except ConnectionClosed as error:
-            return error
+            return error if self._early is None else explain_close(error)
         except Exception as error:  # a fault of ours; the peer must not wait for ever
             logger.error("session %s: %s in the receive loop", self.id, type(error).__name__, exc_info=error)
             await self._connection.close(Code.INTERNAL, "internal error")
@@ -514,8 +545,10 @@ class Session(Store):
                     entry[0].set_result((flags, payload))
                 elif isinstance(payload, Announced):
                     self._bodies.discard(payload)  # its caller gave up
-            elif held is not None:  # on_connect has not returned yet
-                held.append(frame)
+            elif held is not None and (self._early is None or not self._early.may_run(frame)):
+                held.append(frame)  # on_connect has not returned yet
+                if message_type == _STREAM or flags & _CANCEL:
+                    self._count_held()
             elif message_type == _REQUEST:
                 serving.on_request(request_id, method, flags, payload, now)
             elif message_type == _EVENT:
@@ -524,7 +557,17 @@ class Session(Store):
                 self._flows.on_frame(request_id, method, flags, payload)
         self._after_batch()
 
+    def _count_held(self) -> None:
+        self._held_free += 1
+        if self._held_free > MAX_HELD:
+            raise ProtocolViolation(
+                f"more than {MAX_HELD:,} frames of streams, or cancellations, before on_connect has returned",
+                code=Code.LIMIT_EXCEEDED,
+            )
+
     def _after_batch(self) -> None:
+        if self._early is not None:
+            self._early.look()
         self._calls.wake_waiting()
         channel = self._channel
         if channel.outbox_size > self.limits.outbox + self.limits.max_message:
@@ -553,6 +596,11 @@ class Session(Store):
 
     async def _begin(self) -> None:
         """Tell ``on_connect``, inside the middleware around the session, and let what the peer has asked begin."""
+        try:
+            if self._early is not None:
+                await self._early.over()
+        except EchoError:
+            return  # nobody hears of it
         run = compose_sessions(self._node.middleware, self, self._live)
         try:
             if run is None:
@@ -561,8 +609,10 @@ class Session(Store):
                 await run()
                 if self._held is not None:
                     raise PermissionDenied("the session was intercepted")
+                if self.closed is None:  # it has stopped waiting for the end: then this is the end
+                    self._tasks.start(self.close, Code.OK, "the middleware around the session has returned")
         except Exception as error:
-            if self._held is None:
+            if self.closed is not None:
                 logger.error(
                     "session %s: middleware failed at its end: %s", self.id, type(error).__name__, exc_info=error
                 )
@@ -571,8 +621,9 @@ class Session(Store):
                 code, reason = error.code, error.message
                 logger.info("session %s is refused: %s", self.id, reason)
             else:
-                code, reason = int(Code.INTERNAL), "on_connect failed"
-                logger.error("on_connect failed, the session is closed: %s", type(error).__name__, exc_info=error)
+                who = "the middleware around the session" if self._held is None else "on_connect"
+                code, reason = int(Code.INTERNAL), f"{who} failed"
+                logger.error("%s failed, the session is closed: %s", who, type(error).__name__, exc_info=error)
             self._tasks.start(self._connection.close, code, reason)
 
     async def _live(self) -> None:
@@ -589,7 +640,7 @@ class Session(Store):
                 await result
         held, self._held = self._held, None
         try:
-            self._act(held or [])
+            self._context.run(self._act, held or [])  # not in the context that on_connect has made its own
         except ProtocolViolation as violation:
             self._violated(violation)
         for future in self._until_connected:
@@ -600,6 +651,8 @@ class Session(Store):
             self._tasks.start(self._datagrams.run, name="session datagrams")
 
     async def _tell_disconnected(self) -> None:
+        if self._early is not None:
+            return  # nobody heard that it came
         inherited.deadline.set(None)  # the last request's is over
         for callback in self._node.on_disconnect:
             try:
@@ -614,6 +667,8 @@ class Session(Store):
         if self.closed is not None:
             return
         self.closed = error
+        if self._early is not None:
+            self._early.fail(error)
         self._link.fail(error)
         self._calls.fail(error)
         self._bodies.fail(error)
@@ -631,6 +686,13 @@ class Session(Store):
         """What is broadcast comes faster than the peer takes it."""
         logger.warning("session %s: closed: %s", self.id, reason)
         self._tasks.start(partial(self._connection.close, drain=0.2), Code.RESOURCE_EXHAUSTED, reason, name="close")
+
+    def _end_early(self) -> None:
+        """The handshake is complete, and the hello answered: from now on this is a session like any other."""
+        assert self._channel.peer is not None
+        self.peer = self._channel.peer
+        self._early = None
+        self._calls.early = False
 
     def _violated(self, violation: ProtocolViolation) -> None:
         """Something beside the channel broke the protocol: close, from a task that may."""

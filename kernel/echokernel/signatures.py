@@ -34,7 +34,13 @@ def describe_handler(kind: MethodKind, name: str, handler: Any) -> MethodDescrip
         doc = inspect.cleandoc(type(handler).__doc__ or "")[:MAX_DOC]
         if doc.startswith(f"{type(handler).__name__}("):
             doc = ""  # what @dataclass writes, default values included
-        return MethodDescription(kind=kind, name=name, doc=doc, concurrent=bool(getattr(handler, "concurrent", False)))
+        return MethodDescription(
+            kind=kind,
+            name=name,
+            doc=doc,
+            streaming_response=inspect.isasyncgenfunction(getattr(handler, "handle", None)),
+            concurrent=bool(getattr(handler, "concurrent", False)),
+        )
     function: Callable[..., Any] = handler.function
     hints = _hints(function)
     parameters = _payload_parameters(function, hints)

@@ -117,7 +117,7 @@ class RecvStream(ABC):
 
 
 class Connection(ABC):
-    """One transport connection, after its handshake. All methods raise ConnectionClosed once it is over."""
+    """One transport connection, after its handshake (see :attr:`early`). All methods raise ConnectionClosed once it is over."""
 
     @property
     @abstractmethod
@@ -128,6 +128,28 @@ class Connection(ABC):
     def peer_identity(self) -> PeerIdentity | None:
         """The peer's verified identity; None where it proved none."""
         return None
+
+    # Early data: a transport that can send before its handshake is complete overrides these four; the others need not.
+
+    @property
+    def early(self) -> bool:
+        """Whether the handshake is not complete yet: what arrives now may be somebody's replay of an earlier flight.
+
+        Until it is, a connection carries the first stream that the dialer opens and nothing else: further streams and
+        datagrams of the dialer wait, at either end.
+        """
+        return False
+
+    async def confirmed(self) -> None:
+        """Wait until the handshake is complete. Raises ConnectionClosed."""
+
+    @property
+    def remembered(self) -> bytes | None:
+        """What :meth:`remember` kept, on a dialled connection that is early; None on any other."""
+        return None
+
+    def remember(self, data: bytes) -> None:
+        """Keep ``data`` for the next connection to this server, where the transport can resume one."""
 
     @property
     @abstractmethod
@@ -202,7 +224,10 @@ class Listener(ABC):
 
     @abstractmethod
     async def accept(self) -> Connection:
-        """Wait for the next connection whose handshake is complete. Raises ConnectionClosed after :meth:`close`."""
+        """Wait for the next connection that is complete, or :attr:`~Connection.early`.
+
+        Raises ConnectionClosed after :meth:`close`.
+        """
 
     @abstractmethod
     async def close(self) -> None:
@@ -223,4 +248,4 @@ class Transport(ABC):
 
     @abstractmethod
     async def connect(self, address: Address, tasks: TaskScope) -> Connection:
-        """Connect to ``address`` and complete the handshake. Raises TransportError."""
+        """Connect to ``address`` and complete the handshake, unless the connection is early. Raises TransportError."""

@@ -19,6 +19,7 @@ from enum import Enum
 from typing import Final
 
 from echokernel_protocol.codes import Code
+from echokernel_protocol.early import fits
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import (
     FRAME_OVERHEAD,
@@ -70,6 +71,7 @@ class Phase(Enum):
 
     WAITING = "waiting for the other end's hello"
     DECIDING = "the dialer's hello is here, and is being judged"
+    ASSUMED = "the dialer goes by an answer that it remembers, until the acceptor's own is here"
     OPEN = "both hellos are exchanged"
     REFUSED = "the acceptor said no"
 
@@ -81,7 +83,12 @@ HANDSHAKE: Final = {
     (Phase.DECIDING, "refuse"): Phase.REFUSED,
     (Phase.WAITING, "acceptor's answer arrives"): Phase.OPEN,
     (Phase.WAITING, "acceptor's refusal arrives"): Phase.REFUSED,
+    (Phase.WAITING, "assume"): Phase.ASSUMED,
+    (Phase.ASSUMED, "acceptor's answer arrives"): Phase.OPEN,
+    (Phase.ASSUMED, "acceptor's refusal arrives"): Phase.REFUSED,
 }
+
+_BEFORE_HELLO: Final = (Phase.WAITING, Phase.ASSUMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +172,13 @@ class Channel:
         """The dialer's first frame. Raises ValueError when the credentials make it too long."""
         self._link.append(_link_frame(_REQUEST, HELLO, self.ours.encode()))
 
+    def assume(self, answer: Hello) -> None:
+        """Go by what the acceptor answered in an earlier session; our hello has to say so, as ``assumed``."""
+        self._move("assume")
+        self.peer = answer
+        self.serializers = answer.serializers
+        self._peer_event_limit = answer.event_limit
+
     def accept(self, answer: Hello) -> None:
         """Answer the dialer's hello; the channel is open then."""
         self._move("accept")
@@ -189,7 +203,7 @@ class Channel:
     def _receive_hello(self, frame: RawFrame) -> None:
         message_type, request_id, method, flags, payload = frame
         wanted = _REQUEST if self.role is Role.ACCEPTOR else _RESPONSE
-        if method != HELLO or request_id != 0 or message_type != wanted or self.phase is not Phase.WAITING:
+        if method != HELLO or request_id != 0 or message_type != wanted or self.phase not in _BEFORE_HELLO:
             raise ProtocolViolation(
                 f"a {MessageType(message_type).name.lower()} frame {method!r} before the hello was answered"
             )
@@ -209,6 +223,10 @@ class Channel:
                     raise ProtocolViolation(
                         f"the acceptor chose serializers that were not offered: {', '.join(unknown)[:100]}"
                     )
+                if self.phase is Phase.ASSUMED and not fits(self.ours.assumed, self.peer):
+                    raise ProtocolViolation(
+                        "the acceptor's answer is not what it took the dialer's word for", code=Code.INCOMPATIBLE
+                    )
                 self._move("acceptor's answer arrives")
                 self._open(self.peer.serializers)
 
@@ -222,6 +240,8 @@ class Channel:
         frames = self._decoder.feed(data)
         while frames and self.phase is not Phase.OPEN:
             self._receive_hello(frames.pop(0))
+            if self.phase is Phase.DECIDING and self.peer is not None and self.peer.assumed:
+                return []  # it did not wait for an answer: what is behind its hello is read once there is one
             frames = self._decoder.feed(b"")  # what is behind the hello is judged by the limits that it brought
         result: list[Received] = []
         for frame in frames:

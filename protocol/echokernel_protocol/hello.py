@@ -53,6 +53,8 @@ class Hello:
     """Bytes of events, bodies included, that the other end may have sent in this session so far."""
     timeout: int = 10_000
     """Milliseconds that this end's requests have when they carry no ``$timeout``; 0: for ever."""
+    assumed: str = ""
+    """From a dialer that goes by an answer of an earlier session before this one's is here: :func:`assumption` of it."""
     credentials: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
@@ -132,6 +134,7 @@ def answer_hello(theirs: Hello, ours: Hello) -> Hello:
             "minor": min(theirs.minor, ours.minor),
             "features": tuple(name for name in ours.features if name in theirs.features),
             "serializers": shared,
+            "assumed": "",
             "credentials": b"",
         }
     )

@@ -253,15 +253,14 @@ async def test_lost_packets_cost_datagrams_and_delay_other_frames() -> None:
         reader = Reader()
         async with nodes(reader, loss=0.05) as (server, client, _):
             async with await client.create_stream("audio", delivery=delivery) as sender:  # type: ignore[arg-type]
-                await push(sender, 200, pause=0.005)
+                await push(sender, 150, pause=0.005)
             await until(lambda reader=reader: reader.ended is not None)
             assert reader.ended == "end"
             if delivery == "datagram":
-                assert 150 < len(reader.frames) < 200
-                assert reader.stats["lost"] == 200 - len(reader.frames)
-                assert reader.numbers == sorted(reader.numbers)
+                assert 110 < len(reader.frames) < 150
+                assert reader.stats["lost"] == 150 - len(reader.frames)
             else:
-                assert sorted(reader.numbers) == list(range(200))
+                assert sorted(reader.numbers) == list(range(150))
             await until(lambda: not left(server, client))
 
 
@@ -270,21 +269,21 @@ async def test_after_a_dark_second_only_young_frames_come(delivery: Any) -> None
     reader = Reader()
     async with nodes(reader, loss=0.0) as (server, client, network):
         assert network is not None
-        async with await client.create_stream("audio", delivery=delivery, max_age=0.25, buffer=1_000) as sender:
-            await push(sender, 50, size=5_000, pause=0.02)
+        async with await client.create_stream("audio", delivery=delivery, max_age=0.2, buffer=1_000) as sender:
+            await push(sender, 50, size=2_500, pause=0.01)
             network.dark = True
-            await push(sender, 50, size=5_000, pause=0.02)
+            await push(sender, 80, size=2_500, pause=0.01)
             network.dark = False
-            await push(sender, 150, size=5_000, pause=0.02)
+            await push(sender, 150, size=2_500, pause=0.01)
         await until(lambda: reader.ended is not None)
         assert reader.ended == "end"
         stats = sender.stats()
         assert stats["dropped_old"] > 20
-        assert set(reader.numbers) >= set(range(45))
-        assert len({*reader.numbers} & {*range(220, 250)}) > 20  # it goes on where the network does
+        assert set(reader.numbers) >= set(range(30))
+        assert len({*reader.numbers} & {*range(250, 280)}) > 20  # it goes on where the network does
         # what was handed over before the dark comes late on a reliable stream: 64 KiB of it, and not 256
-        old = [late for _, late in reader.frames if late > 0.6]
-        assert len(old) <= (20 if delivery == "reliable" else 2)
+        old = [late for _, late in reader.frames if late > 0.5]
+        assert len(old) <= (32 if delivery == "reliable" else 2)
         await until(lambda: not left(server, client))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -56,13 +57,22 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ECHOKERNEL_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))
 
 
+def free_port() -> int:
+    """Return a port that nobody gets by chance while the server is away: below those that the system gives out."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+
+
 class Reloading(RunningNode):
     """A server with ``--reload`` and a helper that its handlers import."""
 
     def __init__(self, directory: Path, *arguments: str, config: str = CONFIG) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:  # the port must stay over restarts
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         (directory / "my_helper.py").write_text("VALUE = 1\n")
         (directory / "my_lazy.py").write_text("VALUE = 1\n")
         config = config.replace(":0", f":{self.port}")

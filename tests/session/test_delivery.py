@@ -509,14 +509,14 @@ class Other(Reader):
 
 
 async def test_a_connection_lost_after_the_end_of_a_lossy_stream_ends_it() -> None:
-    reader = Reader(start=1)
+    reader = Reader(start=0.2)
     transport = MemoryTransport(faults=MemoryFaults(loss=0.5))
     async with connected(reader, transport=transport) as nodes:
         async with await nodes.client.create_stream("audio", delivery="datagram") as sender:
             await push(sender, 50)
         await nodes.client.ping()
         nodes.transport.connections[0][0].die()
-        await anyio.sleep(1.1)
+        await anyio.sleep(0.3)
         assert reader.ended == "end"
         assert 10 < len(reader.numbers) < 40
         assert reader.stats()["lost"] == 50 - len(reader.numbers)
@@ -639,16 +639,23 @@ async def test_the_handlers_task_knows_the_metadata_and_passes_trace_keys_on() -
     async def plain(receiver: StreamReceiver) -> None:
         seen.append((dict(receiver.metadata), inherited.metadata.get()))
 
-    async with connected(audio, plain, client_handlers=[echo]) as nodes:
+    @rpc
+    async def look() -> None:
+        seen.append(inherited.metadata.get())
+
+    async with connected(audio, plain, look, client_handlers=[echo]) as nodes:
         metadata = {"traceparent": "00-1", "user": "7"}
         async with await nodes.client.create_stream("audio", delivery="per_frame", max_age=5.0, metadata=metadata):
             pass
         async with await nodes.client.create_stream("plain"):
             pass
+        await nodes.client.create_stream("audio", metadata=metadata)
+        await nodes.client.request("look")
         await anyio.sleep(1)
     assert (metadata, metadata) in seen
     assert {"traceparent": "00-1", "own": "1"} in seen
     assert ({}, None) in seen
+    assert None in seen  # the request after it inherits nothing of it
 
 
 # --- data beside the channel ----------------------------------------------------------------------------------------
@@ -741,6 +748,38 @@ async def test_frames_come_twice_or_after_a_gap() -> None:
             late = await other.stream(1, 3, b"", end=False)
             await anyio.sleep(0.1)
             await late.write(b"x")
+
+
+async def test_a_frame_that_was_taken_back_is_not_waited_for() -> None:
+    reader = Reader()
+    async with connected(reader) as nodes, peer(nodes) as other:
+        other.open(1, delivery="per_frame")
+        await other.stream(1, 0)
+        half = await other.stream(1, 1, b"\x00\x00", end=False)
+        await anyio.sleep(0.1)
+        other.frame(1, "", 4, b"\x02")
+        await anyio.sleep(0.1)
+        assert reader.ended is None
+        half.reset(Code.CANCELLED)
+        await anyio.sleep(0.01)
+        assert reader.ended == "end"
+        assert reader.stats()["lost"] == 1
+
+
+async def test_a_frame_that_has_begun_to_arrive_is_waited_for_beyond_the_grace() -> None:
+    reader = Reader()
+    async with connected(reader) as nodes, peer(nodes) as other:
+        other.open(1, delivery="per_frame", max_age="10")
+        data = encode_frame(STREAM, 1, b"\x00\x00", encode_timestamped(1, 0, b"slow"))
+        slow = await other.stream(1, 0, data[:8], end=False)
+        other.frame(1, "", 4, b"\x02")  # the other one is lost
+        await anyio.sleep(2)
+        assert reader.ended is None
+        await slow.write(data[8:])
+        await slow.finish()
+        await anyio.sleep(0.01)
+        assert [frame.data for frame in reader.frames] == [b"slow"]
+        assert reader.ended == "end"
 
 
 async def test_where_nothing_may_be_lost_the_receiver_is_more_patient() -> None:

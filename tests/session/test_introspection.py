@@ -259,6 +259,15 @@ async def count(upto: int) -> AsyncIterator[int]:
     yield upto
 
 
+class Counter:
+    """Answers with many payloads."""
+
+    name = "counter"
+
+    async def handle(self, session: Session, payload: bytes, /) -> AsyncIterator[bytes]:
+        yield payload
+
+
 async def total(numbers: AsyncIterator[float], unit: str) -> float:
     return 0.0
 
@@ -267,11 +276,7 @@ async def odd(path: Path, thing: "Calls", numbers: "list[Missing]") -> Any: ... 
 
 
 def described(function: Any) -> Any:
-    from echokernel.handlers import FunctionHandler
-
-    handler: Any = object.__new__(FunctionHandler)
-    handler.function, handler.concurrent = function, False
-    return describe_handler(MethodKind.RPC, "m", handler)
+    return describe_handler(MethodKind.RPC, "m", rpc("m")(function))
 
 
 def test_streaming_handlers() -> None:
@@ -284,6 +289,8 @@ def test_streaming_handlers() -> None:
     assert json.loads(found.items) == {"type": "number"}
     assert json.loads(found.parameters) == {"type": "string", "title": "unit"}
     assert found.signature == "(numbers: AsyncIterator[float], unit: str) -> float"
+    found = describe_handler(MethodKind.RPC, "counter", Counter())
+    assert (found.streaming_request, found.streaming_response) == (False, True)
 
 
 @dataclass
@@ -404,6 +411,26 @@ async def test_a_refused_stream_and_a_failed_handler() -> None:
         with pytest.raises(HandlerError, match="its handler failed: ValueError") as caught:
             await sender.wait_taken()
         assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("delivery", ["reliable", "per_frame", "datagram"])
+async def test_every_carrier_says_what_was_taken(delivery: Any) -> None:
+    async with connected(audio) as nodes:
+        sender = await nodes.client.create_stream("audio", delivery=delivery)
+        for _ in range(3):
+            await sender.send(b"x")
+        await sender.finish()
+        assert await sender.wait_taken() == sender.sent == 3
+
+
+async def test_handlers_that_come_and_go_are_described() -> None:
+    async with connected(add) as nodes:
+        assert len((await nodes.client.describe()).methods) == 1
+        nodes.server.add_rpc(rpc("count")(count))
+        [more, _] = (await nodes.client.describe()).methods
+        assert (more.name, more.streaming_response) == ("count", True)
+        nodes.server.remove_rpc("count")
+        assert len((await nodes.client.describe()).methods) == 1
 
 
 async def test_only_the_last_ones_are_remembered() -> None:

@@ -1,6 +1,10 @@
-"""The quickstart's server in Python. ``config.toml`` beside it is the same server without this file."""
+"""The quickstart's server in Python. ``config.toml`` beside it is the same server without this file.
+
+``python server.py [HOST:PORT]``
+"""
 
 import asyncio
+import sys
 
 from quickstart_handlers import add, handle_audio, on_log
 
@@ -15,10 +19,10 @@ async def connected(session: Session) -> None:
     print("client connected:", *session.peer_addr, flush=True)
 
 
-async def main() -> None:
+async def main(address: str = "127.0.0.1:5000") -> None:
     server = (
         EchoServer.builder()
-        .bind("127.0.0.1:5000")  # a public address would need authentication
+        .bind(address)  # a public address would need authentication
         .add_rpc(add)
         .add_event(on_log)
         .add_stream(handle_audio)
@@ -31,6 +35,6 @@ async def main() -> None:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main())
+        asyncio.run(main(*sys.argv[1:]))
     except KeyboardInterrupt:
         pass

@@ -27,6 +27,7 @@ from echokernel.errors import (
     error_from_code,
 )
 from echokernel_protocol.channel import FRAME_CHARGE, Announced, event_frame
+from echokernel_protocol.early import IDEMPOTENT
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import SLOT_MASK, Flags, Frame, Header, MessageType
 from echokernel_protocol.postcard import encode_varint
@@ -107,6 +108,8 @@ class Calls:
         """Why nothing new is started any more; None while it is."""
         self.own_streams = OwnStreams(self, link, codecs, peer, tasks, violated, limits)
         """Calls that have a stream of their own."""
+        self.early = False
+        """Whether the handshake is not complete: only requests marked idempotent get here, and they say so."""
         self._link = link
         self._channel = link.channel
         self._bodies = bodies
@@ -191,7 +194,7 @@ class Calls:
         now = tasks.now()
         body: bytes | None = None
         extra = 0
-        if not default or len(payload) > self._max_frame or metadata or inherited_metadata.get():
+        if not default or len(payload) > self._max_frame or metadata or self.early or inherited_metadata.get():
             head, payload, body = self._dress(method, head, payload, None if default else timeout, metadata)
             extra = 0 if body is None else len(body)
         channel = self._channel
@@ -214,7 +217,7 @@ class Calls:
             if self.pending.pop(request_id, None) is not None:  # nobody answered: the caller gave up
                 channel.cancel(request_id)
                 link.wake()
-            if isinstance(error, ConnectionClosed) and not self._never_ran(request_id, idempotent):
+            if isinstance(error, ConnectionClosed) and not self.never_ran(request_id, idempotent):
                 raise OutcomeUnknown(method, error) from error
             raise
         finally:
@@ -285,7 +288,7 @@ class Calls:
             self._channel.cancel(request_id)
             self._link.wake()
 
-    def _never_ran(self, request_id: int, idempotent: bool) -> bool:
+    def never_ran(self, request_id: int, idempotent: bool) -> bool:
         """Whether a request whose connection was lost did not run, or may run again."""
         goaway = self._channel.goaway
         return idempotent or (goaway is not None and request_id > goaway.last)
@@ -365,6 +368,8 @@ class Calls:
             )
         flags = head[-1]
         kernel = {} if timeout is None else {"$timeout": str(max(1, int(timeout * 1000)) if timeout else 0)}
+        if self.early:
+            kernel[IDEMPOTENT] = ""
         metadata = encode_metadata(method, own, kernel)
         if metadata:
             flags |= _METADATA

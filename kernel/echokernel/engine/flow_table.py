@@ -8,10 +8,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from echokernel.engine import inherited
+from echokernel.engine.flow_buffer import BufferedSender
 from echokernel.engine.flow_early import EarlyData, Streams
 from echokernel.engine.flow_options import DELIVERY_KEY, MAX_AGE_KEY, FlowOptions
 from echokernel.engine.flow_receiving import DatagramReceiver, PerFrameReceiver
-from echokernel.engine.flow_sending import BufferedSender, DatagramSender, PerFrameSender, ReliableSender
+from echokernel.engine.flow_sending import DatagramSender, PerFrameSender, ReliableSender
 from echokernel.engine.flow_slots import FrameSlots
 from echokernel.engine.taken import TakenStreams
 from echokernel.errors import (

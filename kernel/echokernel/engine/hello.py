@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 
 from echokernel.engine.datagrams import drop_waiting
+from echokernel.engine.early import explain_close
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -24,6 +26,7 @@ from echokernel.errors import (
 from echokernel.session import Session
 from echokernel_protocol.channel import Channel, Phase, Received, Role
 from echokernel_protocol.codes import Code
+from echokernel_protocol.early import assumption, fits, recall, remember
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.hello import answer_hello
 from echokernel_protocol.streams import Prelude, StreamKind, take_prelude
@@ -39,7 +42,7 @@ __all__ = ["accept_session", "dial_session"]
 
 
 async def dial_session(connection: Connection, node: Node, credentials: bytes = b"") -> Session:
-    """Say hello on a new connection and wait for the answer.
+    """Say hello on a new connection and wait for the answer, except on one that is early and remembers it.
 
     Raises Unauthenticated, ProtocolError, Overloaded, RequestTimeout, ConnectionClosed; the connection is then closed.
     """
@@ -53,7 +56,7 @@ async def dial_session(connection: Connection, node: Node, credentials: bytes = 
         await connection.close(violation.code, str(violation), drain=0.2)
         raise ProtocolError(f"the peer's hello: {violation}", code=violation.code) from None
     except ConnectionClosed as error:
-        raise _explain(error) from None
+        raise explain_close(error) from None
     except EchoError as error:
         await connection.close(error.code, "", drain=0)
         raise
@@ -63,7 +66,13 @@ async def dial_session(connection: Connection, node: Node, credentials: bytes = 
 
 
 async def _dial(connection: Connection, node: Node, credentials: bytes) -> Session:
-    channel = Channel(Role.DIALER, node.hello(credentials))
+    ours = node.hello(credentials)
+    answer = recall(connection.remembered, ours) if connection.early else None
+    if answer is None:
+        await connection.confirmed()
+    else:
+        ours = replace(ours, assumed=assumption(answer))
+    channel = Channel(Role.DIALER, ours)
     send, recv = await connection.open_bi_stream()
     send.prioritize()
     try:
@@ -71,6 +80,9 @@ async def _dial(connection: Connection, node: Node, credentials: bytes) -> Sessi
     except ValueError as error:
         raise InvalidArgument(str(error)) from None
     await send.write(Prelude(StreamKind.CHANNEL).encode() + channel.data_to_send(0))
+    if answer is not None:
+        channel.assume(answer)
+        return Session(1, node, connection, channel, send, recv)
     received: list[Received] = []
     while channel.phase is Phase.WAITING:
         received += channel.receive(await _some(recv))
@@ -78,19 +90,9 @@ async def _dial(connection: Connection, node: Node, credentials: bytes) -> Sessi
         refusal = channel.refusal
         raise error_from_code(refusal.code, f"the peer refused: {refusal.message}", refusal.details)
     connection.established()
+    if channel.peer is not None:
+        connection.remember(remember(ours, channel.peer))
     return Session(1, node, connection, channel, send, recv, received=received)
-
-
-def _explain(error: ConnectionClosed) -> EchoError:
-    """A peer that refuses may close before its answer is read: its reason is in the close then."""
-    if error.by_peer and error.code in (
-        Code.UNAUTHENTICATED,
-        Code.INCOMPATIBLE,
-        Code.RESOURCE_EXHAUSTED,
-        Code.PERMISSION_DENIED,
-    ):
-        return error_from_code(error.code, f"the peer refused: {error.reason}")
-    return error
 
 
 async def _some(recv: RecvStream) -> bytes:
@@ -113,6 +115,7 @@ async def accept_session(
                 raise
             except EchoError as error:
                 logger.info("peer %s:%s refused: %s", *connection.peer_addr, error)
+                await connection.confirmed()  # before that, a close cannot say why
                 channel.refuse(ErrorInfo(error.code, error.message))
                 await send.write(channel.data_to_send(0))
                 await connection.close(error.code, error.message)
@@ -162,14 +165,20 @@ async def _answer(
         answer = answer_hello(theirs, channel.ours)
     except ProtocolViolation as violation:
         raise ProtocolError(str(violation), code=violation.code) from None
+    if theirs.assumed and not fits(theirs.assumed, answer):
+        raise ProtocolError(
+            "this node is not what the dialer remembers of it; nothing was run, connect again", code=Code.UNAVAILABLE
+        )
     if full:
         raise Overloaded(f"this node has {node.limits.max_sessions} sessions already")
     principal = await _authenticate(authenticators, theirs.credentials, connection)
     await drop_waiting(connection)  # sent by a stranger
     channel.accept(answer)
     await send.write(channel.data_to_send(0))
-    connection.established()
-    return Session(id, node, connection, channel, send, recv, principal=principal)
+    if not connection.early:
+        connection.established()
+    received = channel.receive(b"") if theirs.assumed else None  # what came with the hello
+    return Session(id, node, connection, channel, send, recv, principal=principal, received=received)
 
 
 async def _authenticate(

@@ -11,6 +11,7 @@ from echokernel.context import ClientContext
 from echokernel.introspection import About
 from echokernel.limits import Limits
 from echokernel.methods import MethodTable
+from echokernel.middleware import overrides
 from echokernel_protocol.hello import Hello
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class Node:
             timeout=int(limits.default_timeout * 1000),
             credentials=credentials,
         )
+
+    @property
+    def is_told_of_sessions(self) -> bool:
+        """Whether something runs when a session begins, before anything of it is handled."""
+        return bool(self.on_connect) or any(overrides(layer, "handle_session") for layer in self.middleware)
 
     def subject(self, session: Session) -> Any:
         """Return what connect and disconnect callbacks get: the session on a server, the context on a client."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 from typing import Any
@@ -10,13 +11,15 @@ import aioquic
 import pytest
 from aioquic import tls
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.congestion import base as congestion
 from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionId, QuicNetworkPath
 from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet_builder import QuicPacketBuilder
-from aioquic.quic.recovery import QuicPacketPacer, QuicPacketRecovery
+from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
+from aioquic.quic.recovery import QuicPacketPacer, QuicPacketRecovery, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from quic_helpers import Wire
 
+from echokernel_quic.bbr import Bbr
 from echokernel_quic.config import QuicConfig
 from echokernel_quic.factory import make_engine
 from echokernel_quic.identity import self_signed_identity
@@ -24,6 +27,8 @@ from echokernel_quic.trust import TrustPolicy
 
 OVERRIDDEN = {
     "_confirm_handshake": [],
+    "_connect": ["now"],
+    "_handle_crypto_frame": ["context", "frame_type", "buf"],
     "_handle_padding_frame": ["context", "frame_type", "buf"],
     "_handle_ping_frame": ["context", "frame_type", "buf"],
     "_handle_stream_frame": ["context", "frame_type", "buf"],
@@ -61,10 +66,18 @@ BODIES = {
     "_write_connection_limits": "02c42c5455ae1a31",
     "_write_stream_limits": "398d4a898f7c580f",
     "_initialize": "6a41681e541c05d7",
+    "_connect": "5cabbbe581ae9eb0",
+    "_handle_crypto_frame": "e77f8695d9acaf8e",
+    "_handle_session_ticket": "114d7a5738a95475",
+    "_receive_retry_packet": "4064f8da7e029ed7",
     "datagrams_to_send": "f4eb22c8add260fe",
     "_get_or_create_stream": "aee09c84cd0da114",
 }
 TLS_BODIES = {  # who is let in depends on what these do before and after our checks
+    "_build_session_ticket": "cf78d2d167075a53",
+    "_client_send_hello": "8d01ef343e2125ac",
+    "_server_handle_hello": "ce53cc7baafe259b",
+    "_server_handle_finished": "6333c1d300ad9c6a",
     "_client_handle_certificate_verify": "9e49d3f18f0be6f2",
     "_server_handle_certificate": "8300245453e1b8ee",
     "_server_handle_certificate_verify": "54a8dfacdbb96066",
@@ -146,9 +159,19 @@ def test_connection_attributes() -> None:
         "_pacer",
         "_pto_count",
         "_rtt_smoothed",
+        "bytes_in_flight",
         "congestion_window",
         "get_probe_timeout",
     )
+    assert parameters(engine._loss._on_packets_lost) == [
+        "congestion_event",
+        "now",
+        "packets",
+        "persistent_congestion",
+        "space",
+    ]
+    require(QuicPacketSpace(), "sent_packets")
+    assert {"packet_type", "packet_number"} <= set(QuicSentPacket.__dataclass_fields__)
     require(engine._loss._cc, "_max_datagram_size", "congestion_window", "bytes_in_flight")
 
 
@@ -202,8 +225,32 @@ def test_packet_builder_pacer_and_crypto() -> None:
     )
     assert pacer.next_send_time(1.0) is None  # no rate, no pacing: how it is switched off on loopback
     assert parameters(QuicPacketPacer.update_rate) == ["congestion_window", "smoothed_rtt"]
+    require(pacer, "evaluation_time")
+    assert parameters(QuicPacketPacer.next_send_time) == parameters(QuicPacketPacer.update_after_send) == ["now"]
     require(CryptoPair(), "decrypt_packet", "recv", "send")
     require(QuicPacketRecovery, "get_probe_timeout")
+
+
+def test_congestion_control() -> None:
+    """The hooks that BBR has, when the recovery calls them, and that "bbr" is no name of aioquic's."""
+    assert congestion.QuicCongestionControl.__abstractmethods__ == {
+        "on_packet_acked",
+        "on_packet_sent",
+        "on_packets_expired",
+        "on_packets_lost",
+        "on_persistent_congestion",
+        "on_rtt_measurement",
+    }
+    for name in congestion.QuicCongestionControl.__abstractmethods__:
+        assert parameters(getattr(Bbr, name)) == parameters(getattr(congestion.QuicCongestionControl, name))
+    assert parameters(congestion.register_congestion_control) == ["name", "factory"]
+    assert congestion._factories.keys() == {"bbr", "cubic", "reno"}
+    assert congestion._factories["bbr"] is Bbr
+    names = [field.name for field in dataclasses.fields(QuicSentPacket)]
+    assert [name for name in ("packet_number", "sent_time", "sent_bytes") if name not in names] == []
+    source = inspect.getsource(QuicPacketRecovery.on_ack_received)
+    order = ["_cc.on_packet_acked(", "_cc.on_rtt_measurement(", "_pacer.update_rate(", "_detect_loss("]
+    assert sorted(order, key=source.index) == order
 
 
 def test_tls_context() -> None:
@@ -215,7 +262,8 @@ def test_tls_context() -> None:
     )
     require(context, "get_session_ticket_cb", "handshake_extensions", "new_session_ticket_cb", "update_traffic_key_cb")
     assert parameters(tls.Context._client_handle_certificate_verify) == ["input_buf"]
-    require(context, "_request_client_certificate")
+    require(context, "_certificate_request", "_request_client_certificate", "early_data_accepted", "session_resumed")
+    require(context, "session_ticket")
     for name, known in TLS_BODIES.items():
         source = inspect.getsource(getattr(tls.Context, name))
         assert hashlib.sha256(source.encode()).hexdigest()[:16] == known, (
@@ -228,7 +276,7 @@ def test_tls_context() -> None:
     assigned = {
         line.split("=")[0].strip().removeprefix("self.tls.") for line in source.splitlines() if "self.tls." in line
     }
-    # whatever aioquic sets on its context, trust.install() has to carry over; tickets are left out on purpose
+    # whatever aioquic sets on its context, trust.install() has to carry over
     known = {"certificate", "certificate_chain", "certificate_private_key", "handshake_extensions", "alpn_cb"}
     assert assigned == known | {
         "update_traffic_key_cb",

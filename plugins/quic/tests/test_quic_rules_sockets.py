@@ -19,6 +19,7 @@ from echokernel.addresses import Address
 from echokernel.errors import ConnectionClosed, StreamClosed, StreamReset, TransportError
 from echokernel.tasks import open_tasks
 from echokernel_quic import QuicConfig, QuicTransport
+from echokernel_quic.connection import QuicConnection
 from echokernel_quic.factory import make_engine
 from echokernel_quic.identity import load_identity, self_signed_identity
 from echokernel_quic.listener import HALF_OPEN_WITHOUT_RETRY
@@ -247,6 +248,23 @@ async def test_rule_07_a_cancelled_close_still_says_goodbye() -> None:
             assert (await pair.server.wait_closed()).code == 7
 
 
+async def test_rule_07_a_goodbye_ends_when_everything_around_it_was_cancelled() -> None:
+    """On trio the timers that repeat it are cancelled with their scope; whoever shields the close must not wait for ever."""
+    with anyio.fail_after(5):
+        async with connected(relay=lambda tasks, target: Relay(tasks, target)) as pair:
+            pair.relay.dark = True
+            with anyio.CancelScope() as scope:
+                async with open_tasks() as tasks:
+                    client = await QuicTransport().connect(pair.listener.address, tasks)
+                    await pair.listener.accept()
+                    assert isinstance(client, QuicConnection)
+                    client._endpoint.send = lambda datagrams: None  # type: ignore[method-assign]  # nobody hears of it
+                    scope.cancel()
+                    with anyio.CancelScope(shield=True):
+                        await client.close(drain=0)
+            assert client._forgotten
+
+
 # --- rule 8: half-made connections ------------------------------------------------------------------------------------
 
 
@@ -356,7 +374,7 @@ async def test_rule_09_an_authority_vouches_for_name_and_purpose(
             await listener.close()
 
 
-# --- rule 10: no tickets ----------------------------------------------------------------------------------------------
+# --- rule 10: no tickets unless asked for ----------------------------------------------------------------------------
 
 
 async def test_rule_10_no_session_ticket_is_given_or_kept() -> None:

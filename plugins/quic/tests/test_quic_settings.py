@@ -50,15 +50,17 @@ def test_the_builder_of_client_certificates() -> None:
         QuicTransport(QuicConfig(certificate="self-signed", key="k.pem"))
 
 
-def test_what_is_not_there_yet_says_so_all_at_once() -> None:
-    builder = QuicConfig.builder().enable_0rtt().with_fingerprint("sha256:short")
+def test_early_data_is_off_unless_it_is_asked_for() -> None:
+    assert not QuicConfig.builder().build().zero_rtt
+    assert QuicConfig.builder().enable_0rtt().build().zero_rtt
+
+
+def test_mistakes_are_told_all_at_once() -> None:
+    builder = QuicConfig.builder().with_client_pins().with_fingerprint("sha256:short")
     with pytest.raises(ConfigError) as caught:
         builder.build()
     lines = caught.value.message.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["enable_0rtt", "fingerprint"]
-    assert "not available yet" in lines[0]
-    with pytest.raises(ConfigError, match="not available yet"):
-        QuicConfig.builder().enable_0rtt().build()
+    assert [line.split(":")[0] for line in lines] == ["pins", "fingerprint"]
 
 
 @pytest.mark.parametrize(

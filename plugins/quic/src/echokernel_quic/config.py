@@ -55,6 +55,9 @@ class QuicConfig:
     """PEM file with the authorities that a client's certificate has to come from; a listener lets nobody else in."""
     client_pins: tuple[str, ...] = ()
     """``sha256:…`` of client keys to let in, whatever their certificates say. With ``client_ca`` too, either is enough."""
+    zero_rtt: bool = False
+    """Whether a dialer that was here before sends its hello, and requests marked idempotent, with its first packets, and
+    whether a listener runs these before the handshake is complete. Both ends have to want it."""
     congestion_control: CongestionControl = CongestionControl.Cubic
     max_datagram_size: int | None = None
     """UDP payload, in bytes. None: 1200, and more on a loopback path that has proved to carry it."""
@@ -95,6 +98,10 @@ class QuicConfig:
             mistakes.append(f"max_streams: {self.max_streams} is not between 1 and 10,000")
         if not 1 <= self.keepalive <= 60:
             mistakes.append(f"keepalive: {self.keepalive} is not between 1 and 60 seconds")
+        if self.zero_rtt and self.wants_client_certificates:
+            mistakes.append(
+                "zero_rtt: a connection that is resumed shows no client certificate; leave out zero_rtt, or client_ca and pins"
+            )
         if self.key is not None and self.certificate in (None, SELF_SIGNED):
             mistakes.append(
                 "key: a key without its certificate; add certificate = PATH, or leave both out for self-signed"
@@ -163,9 +170,8 @@ class QuicConfigBuilder:
         return self._set(max_streams=count)
 
     def enable_0rtt(self) -> QuicConfigBuilder:
-        """Not available yet: :meth:`build` will say so."""
-        self._mistakes.append("enable_0rtt: sending before the handshake is not available yet; leave it out")
-        return self
+        """Resume connections, and let requests marked idempotent travel before the handshake is complete."""
+        return self._set(zero_rtt=True)
 
     def build(self) -> QuicConfig:
         """Return the configuration. Raises ConfigError with a line for each mistake."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
 from aioquic.quic import events
 from aioquic.quic.packet import QuicErrorCode
 
@@ -19,11 +20,15 @@ from echokernel_quic.engine import Engine, is_unidirectional
 from echokernel_quic.keepalive import KeepAlive, Verdict
 from echokernel_quic.path import PathSize
 from echokernel_quic.streams import QuicRecvStream, QuicSendStream
+from echokernel_quic.tickets import MAX_PER_SERVER, MAX_REMEMBERED, Resumable
 from echokernel_quic.trust import CERTIFICATE_ALERTS, identity_of, refused_certificate
 from echokernel_quic.waiters import Waiters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioquic.quic.stream import QuicStream
+    from aioquic.tls import SessionTicket
 
     from echokernel_quic.udp import Datagram, SendResult
 
@@ -31,6 +36,7 @@ MAX_OWN_STREAMS = 256  # live ones that we opened: each costs a little for every
 DATAGRAM_QUEUE = 256  # each way; an old datagram is worth less than a new one
 REASON_SIZE = 256  # bytes; more may not fit the packet, and then nothing is sent at all
 GOODBYE_REPEATS = (0.1, 0.2, 0.3)  # seconds after the first CONNECTION_CLOSE
+GOODBYE_GRACE = 0.1  # seconds; later than this the timer that ends the goodbyes is not coming any more
 GOODBYE_ANSWERS = 16  # packets of a peer that has not heard of the end are answered this often
 RETRY_SEND = 0.001  # seconds; the socket's buffer was full
 WORTH_A_PROBE = 2
@@ -49,6 +55,9 @@ class Endpoint(Protocol):
     def add_route(self, connection_id: bytes, connection: QuicConnection) -> None: ...
 
     def drop_route(self, connection_id: bytes) -> None: ...
+
+    def early_data_arrived(self, connection: QuicConnection) -> None:
+        """An acceptor's: the peer's first stream is here, and the handshake is not complete."""
 
     def handshake_completed(self, connection: QuicConnection) -> None: ...
 
@@ -79,6 +88,14 @@ class QuicConnection(Connection):
         """Why it is over; everything raises this from then on."""
         self.ready = False
         """The handshake is complete."""
+        self.was_early = False
+        """It was handed to the program before the handshake was complete."""
+        self.resumable: Resumable | None = None
+        """A dialer's: what it resumes with."""
+        self.on_ticket: Callable[[Resumable], None] | None = None
+        """A dialer's: keeps tickets for the next connection."""
+        self.explain: Callable[[ConnectionClosed], ConnectionClosed] | None = None
+        """A dialer's: says why an early connection did not become complete."""
         self.full_streams: set[QuicSendStream] = set()
         """Streams that are above their high water and not yet below the low one."""
         self._endpoint = endpoint
@@ -86,6 +103,9 @@ class QuicConnection(Connection):
         self._path: PathSize | None = None
         self._handshake_deadline: float | None = handshake_deadline
         self._identity: PeerIdentity | None = None
+        self._tickets: list[SessionTicket] = []
+        self._to_remember: bytes | None = None
+        self._streams_opened = self._streams_accepted = 0
         self._send: dict[int, QuicSendStream] = {}
         self._recv: dict[int, QuicRecvStream] = {}
         self._own_streams = 0
@@ -95,6 +115,7 @@ class QuicConnection(Connection):
         self._datagrams_lost = 0
         self._bi_waiters, self._uni_waiters, self._datagram_waiters = Waiters(tasks), Waiters(tasks), Waiters(tasks)
         self._openers = {False: Waiters(tasks), True: Waiters(tasks)}
+        self._ready_waiters = Waiters(tasks)
         self._end_waiters, self._drain_waiters, self._goodbye_waiters = Waiters(tasks), Waiters(tasks), Waiters(tasks)
         self._pings: dict[int, Any] = {}
         self._ping_id = 0
@@ -123,17 +144,44 @@ class QuicConnection(Connection):
         return self._identity
 
     @property
+    def early(self) -> bool:
+        return self.was_early and not self.ready
+
+    async def confirmed(self) -> None:
+        while not self.ready:
+            self._check()
+            await self._ready_waiters.wait()
+        self._check()
+
+    @property
+    def remembered(self) -> bytes | None:
+        return self.resumable.remembered if self.early and self.resumable is not None else None
+
+    def remember(self, data: bytes) -> None:
+        if len(data) <= MAX_REMEMBERED:
+            self._to_remember = bytes(data)
+            self._keep_tickets()
+
+    @property
     def max_datagram(self) -> int:
         return self.engine.max_datagram
 
     async def open_bi_stream(self) -> tuple[QuicSendStream, QuicRecvStream]:
+        if self.early and self.engine.is_client and self._streams_opened:
+            await self.confirmed()  # only the first stream travels early
+        self._streams_opened += 1
         stream = await self._open(unidirectional=False)
         return self._add_send(stream), self._add_recv(stream, accepted=True)
 
     async def open_uni_stream(self) -> QuicSendStream:
+        if self.early and self.engine.is_client:
+            await self.confirmed()
         return self._add_send(await self._open(unidirectional=True))
 
     async def accept_bi_stream(self) -> tuple[QuicSendStream, QuicRecvStream]:
+        if self.early and self._streams_accepted:
+            await self.confirmed()
+        self._streams_accepted += 1
         while not self._bi_queue:
             self._check()
             await self._bi_waiters.wait()
@@ -143,6 +191,8 @@ class QuicConnection(Connection):
         return send, recv
 
     async def accept_uni_stream(self) -> QuicRecvStream:
+        if self.early:
+            await self.confirmed()
         while not self._uni_queue:
             self._check()
             await self._uni_waiters.wait()
@@ -161,6 +211,8 @@ class QuicConnection(Connection):
         self.schedule_flush()
 
     async def recv_datagram(self) -> bytes:
+        if self.early:
+            await self.confirmed()
         while not self._datagrams:
             self._check()
             await self._datagram_waiters.wait()
@@ -204,8 +256,11 @@ class QuicConnection(Connection):
                 await self._drain(drain)
         finally:
             self._close_now(code, reason)  # also when the caller was cancelled: the peer should know
-        while self._goodbye and not self._forgotten:
-            await self._goodbye_waiters.wait()
+        with anyio.move_on_after(GOODBYE_REPEATS[-1] + GOODBYE_GRACE):
+            while self._goodbye and not self._forgotten:
+                await self._goodbye_waiters.wait()
+        if self._goodbye:
+            self._forget()  # on trio a scope that was cancelled has lost its timers
 
     def stats(self) -> Mapping[str, int | float]:
         return {
@@ -274,6 +329,9 @@ class QuicConnection(Connection):
         if engine.is_over:
             self._over(now)
             return
+        if self._bi_queue and not self.ready and not self.was_early and engine.takes_early_data:
+            self.was_early = True
+            self._endpoint.early_data_arrived(self)
         self._wake_writers()
         if self._drain_waiters and not engine.unacknowledged():
             self._drain_waiters.wake_all()
@@ -291,12 +349,34 @@ class QuicConnection(Connection):
 
     def start(self) -> None:
         """Send the first packets and begin to watch the time."""
-        self._transmit()
+        if self.engine.offers_early_data and self.resumable is not None and self.resumable.remembered:
+            self.was_early = True
+            self.schedule_flush()  # what is written in this turn travels with them
+        else:
+            self._transmit()
+
+    def new_ticket(self, ticket: SessionTicket) -> None:
+        """A dialer's: the server gave a ticket. It is kept once the kernel has said what to remember with it."""
+        if self.engine.tls._certificate_request is None:  # else it asked who we are, which no ticket would answer
+            self._tickets = [*self._tickets, ticket][-MAX_PER_SERVER:]
+            self._keep_tickets()
+
+    def _keep_tickets(self) -> None:
+        if self.on_ticket is None or self._to_remember is None or not self.ready:
+            return
+        now = time.monotonic()
+        resumed = self.resumable is not None and self.engine.tls.session_resumed
+        checked = self.resumable.checked if resumed and self.resumable is not None else now
+        for ticket in self._tickets:
+            self.on_ticket(Resumable(ticket, checked, now, self._identity, self._to_remember))
+        self._tickets = []
 
     def lost(self, error: ConnectionClosed) -> None:
         """It is over: everybody who waits learns why. Nothing is sent."""
         if self.error is not None:
             return
+        if self.explain is not None and not self.ready and error is not self._closed_here:
+            error = self.explain(error)
         self.error = error
         if self._timer is not None:
             self._timer.cancel()
@@ -307,7 +387,7 @@ class QuicConnection(Connection):
         for recv in self._recv.values():
             recv.connection_lost()
         waiting = [self._bi_waiters, self._uni_waiters, self._datagram_waiters, *self._openers.values()]
-        for waiters in (*waiting, self._end_waiters, self._drain_waiters):
+        for waiters in (*waiting, self._ready_waiters, self._end_waiters, self._drain_waiters):
             waiters.wake_all()
         for answer in self._pings.values():
             if not answer.done():
@@ -425,7 +505,11 @@ class QuicConnection(Connection):
         policy = self.engine.tls.policy
         if certificate is not None and policy is not None and policy.verify:
             self._identity = identity_of(certificate)
+        elif self.resumable is not None and self.engine.tls.session_resumed:
+            self._identity = self.resumable.identity
         self._endpoint.handshake_completed(self)
+        self._ready_waiters.wake_all()
+        self._keep_tickets()
 
     def watch_path(self, path: PathSize) -> None:
         """Try larger packets, and go back when they get lost."""

@@ -16,10 +16,15 @@ from echokernel_quic.udp import Datagram, SendResult, receive_batch, send_all
 from echokernel_quic.waiters import Waiters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioquic.tls import SessionTicket
+
     from echokernel.addresses import Address
     from echokernel.tasks import TaskScope
     from echokernel_quic.config import QuicConfig
     from echokernel_quic.identity import Identity
+    from echokernel_quic.tickets import Resumable
     from echokernel_quic.trust import TrustPolicy
 
 TLS_NO_ALPN = 0x100 + 120  # QUIC's code for TLS alerts is 0x100 plus the alert
@@ -45,9 +50,11 @@ class Dialer:
         *,
         identity: Identity | None = None,
         last: bool = True,
+        resumable: Resumable | None = None,
+        keep: Callable[[Resumable], None] | None = None,
     ) -> None:
         """``identity``: shown to a server that asks who we are. ``last``: the host has no further address, so that this
-        one deserves all of our patience.
+        one deserves all of our patience. ``resumable``: what to resume with; ``keep``: takes what the next one can.
         """
         self._address = address
         self._patience = config.handshake_timeout if last else min(PATIENCE_NEXT, config.handshake_timeout)
@@ -66,6 +73,8 @@ class Dialer:
             server_name=policy.name or None,
             reset_key=os.urandom(32),  # nobody can come back on this socket: it dies with us
             loopback=self._loopback,
+            resumable=resumable,
+            keep_ticket=None if keep is None else self._on_ticket,
         )
         self.connection = QuicConnection(
             engine,
@@ -75,6 +84,8 @@ class Dialer:
             keepalive=config.keepalive,
             handshake_deadline=self._began + self._patience,
         )
+        self.connection.resumable = resumable
+        self.connection.on_ticket = keep
         if self._loopback and config.max_datagram_size is None:
             self.connection.watch_path(PathSize(base=engine.datagram_size))
         self._watch = tasks.watch_readable(sock, self._on_readable)
@@ -86,10 +97,17 @@ class Dialer:
         return is_loopback(host)
 
     async def handshake(self) -> QuicConnection:
-        """Complete the handshake. Raises TransportError that says what is wrong and what helps."""
+        """Complete the handshake, or only begin it where the connection can be used early.
+
+        Raises TransportError that says what is wrong and what helps.
+        """
         connection = self.connection
         connection.engine.connect(self._target, now=self._tasks.now())
         connection.start()
+        if connection.early:
+            connection.explain = self._explain_early
+            self._tasks.call_at(self._began + self._refused_limit, self._give_up_if_refused)
+            return connection
         hopeless = self._tasks.call_at(self._began + self._refused_limit, self._give_up_if_refused)
         try:
             while not connection.ready and connection.error is None:
@@ -136,6 +154,18 @@ class Dialer:
     def _give_up_if_refused(self) -> None:
         if self._refused and self._loopback and not self.connection.ready:
             self.connection.lost(ConnectionClosed("the port is closed"))
+            if self.connection.was_early:
+                self.forget(self.connection)
+
+    def _explain_early(self, closed: ConnectionClosed) -> ConnectionClosed:
+        """The program has the connection already: it hears from there what :meth:`handshake` would have raised."""
+        error = self._explain(closed)
+        return ConnectionClosed(
+            error.message, code=closed.code, reason=closed.reason, by_peer=closed.by_peer, retryable=error.retryable
+        )
+
+    def _on_ticket(self, ticket: SessionTicket) -> None:
+        self.connection.new_ticket(ticket)
 
     # --- Endpoint ---------------------------------------------------------------------------------------------------
 
@@ -169,6 +199,9 @@ class Dialer:
         pass
 
     def drop_route(self, connection_id: bytes) -> None:
+        pass
+
+    def early_data_arrived(self, connection: QuicConnection) -> None:
         pass
 
     def handshake_completed(self, connection: QuicConnection) -> None:

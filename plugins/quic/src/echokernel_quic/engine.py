@@ -23,11 +23,13 @@ from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicPacketBuilderStop
 from aioquic.quic.stream import QuicStream
+from aioquic.tls import SessionTicket
 
 from echokernel_quic import trust
 from echokernel_quic.clients import ClientPolicy
 from echokernel_quic.congestion import make_pacer, rate_control
 from echokernel_quic.credit import CHANNEL_WINDOW_MAX, STRANGER_WINDOW, STREAM_WINDOW, Credit, StreamCredit
+from echokernel_quic.tickets import Issued
 from echokernel_quic.trust import CheckedContext, TrustPolicy
 from echokernel_quic.writer import PACKET_OVERHEAD, PacketWriter, id_of
 
@@ -74,6 +76,8 @@ class Engine(PacketWriter):
         policy: TrustPolicy | ClientPolicy | None,
         max_streams: int,
         loopback: bool,
+        keep_ticket: Callable[[SessionTicket], None] | None = None,
+        issued: Issued | None = None,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
     ) -> None:
@@ -84,7 +88,10 @@ class Engine(PacketWriter):
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
+            session_ticket_fetcher=None if issued is None else self._take_ticket,
+            session_ticket_handler=keep_ticket if issued is None else self._issue_ticket,
         )
+        self._issued = issued
         if not logging.getLogger("quic").isEnabledFor(logging.DEBUG):
             self._logger = self._loss._logger = _Silence()  # type: ignore[assignment]
         handlers: dict[int, tuple[Any, frozenset[tls.Epoch]]] = self._QuicConnection__frame_handlers  # type: ignore[attr-defined]
@@ -144,6 +151,16 @@ class Engine(PacketWriter):
     @property
     def handshake_confirmed(self) -> bool:
         return self._handshake_confirmed
+
+    @property
+    def offers_early_data(self) -> bool:
+        """Whether a dialer may send before its handshake is complete; the acceptor may turn it down."""
+        return not self._handshake_complete and self._cryptos[tls.Epoch.ZERO_RTT].send.is_valid()
+
+    @property
+    def takes_early_data(self) -> bool:
+        """Whether an acceptor reads what is sent before the handshake is complete."""
+        return not self._handshake_complete and not self._is_client and self.tls.early_data_accepted
 
     @property
     def host_cids(self) -> list[bytes]:
@@ -428,6 +445,33 @@ class Engine(PacketWriter):
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         trust.install(self, self._policy, self._configuration.alpn_protocols or [], self._configuration.server_name)
+
+    def _take_ticket(self, ticket: bytes) -> SessionTicket | None:
+        assert self._issued is not None
+        return self._issued.take(ticket, self.tls.alpn_negotiated)
+
+    def _issue_ticket(self, ticket: SessionTicket) -> None:
+        assert self._issued is not None
+        self._issued.put(ticket, self.tls.alpn_negotiated)
+
+    def _connect(self, now: float) -> None:
+        """Begin, or begin again after a retry, for which aioquic drops its packet spaces with all that was sent early."""
+        if self._spaces:
+            self._resend_early(now)
+        super()._connect(now)
+
+    def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        complete = self._handshake_complete
+        super()._handle_crypto_frame(context, frame_type, buf)
+        if self._is_client and self._handshake_complete and not complete and not self.tls.early_data_accepted:
+            self._resend_early(context.time)
+
+    def _resend_early(self, now: float) -> None:
+        """What was sent early was not read: it is sent again, and that it was lost says nothing about the path."""
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        early = [packet for packet in space.sent_packets.values() if packet.packet_type is QuicPacketType.ZERO_RTT]
+        if early:
+            self._loss._on_packets_lost(congestion_event=False, now=now, packets=early, space=space)
 
     def _confirm_handshake(self) -> None:
         """Let go of what only the handshake needed: half of an idle connection's memory, and the keys."""

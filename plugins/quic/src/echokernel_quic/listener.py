@@ -28,6 +28,7 @@ from echokernel_quic.engine import CID_LENGTH
 from echokernel_quic.factory import make_engine
 from echokernel_quic.path import PathSize
 from echokernel_quic.stateless import VERSIONS, Budget, connection_id_of, refusal, stateless_reset
+from echokernel_quic.tickets import Issued
 from echokernel_quic.udp import Datagram, SendResult, receive_batch, send_all
 from echokernel_quic.waiters import Waiters
 
@@ -93,6 +94,7 @@ class QuicListener(Listener):
         self._closed = False
         self._strangers = Budget(STRANGERS_PER_SECOND)
         self._resets = Budget(RESETS_PER_SECOND)
+        self._issued = Issued() if config.zero_rtt else None
         self.ignored = 0
         """Datagrams that led to nothing, for whatever reason."""
         self._watch = tasks.watch_readable(sock, self._on_readable)
@@ -201,6 +203,7 @@ class QuicListener(Listener):
             clients=self._clients,
             reset_key=self._reset_key,
             loopback=loopback,
+            issued=self._issued,
             original_destination_connection_id=original,
             retry_source_connection_id=retried,
         )
@@ -264,10 +267,14 @@ class QuicListener(Listener):
         if connection is not None:
             self._ways[connection].discard(connection_id)
 
-    def handshake_completed(self, connection: QuicConnection) -> None:
-        self._half_open.discard(connection)
+    def early_data_arrived(self, connection: QuicConnection) -> None:
         self._queue.append(connection)
         self._waiters.wake_one()
+
+    def handshake_completed(self, connection: QuicConnection) -> None:
+        self._half_open.discard(connection)
+        if not connection.was_early:  # else it was handed over then
+            self.early_data_arrived(connection)
 
     def connection_lost(self, connection: QuicConnection) -> None:
         self._half_open.discard(connection)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from echokernel.errors import ConfigError
 from echokernel_quic.config import (
     MAX_DATAGRAM_SIZE,
     MIN_DATAGRAM_SIZE,
@@ -36,6 +37,11 @@ class _Settings(BaseModel):
         le=MAX_DATAGRAM_SIZE,
         description="UDP payload of our packets, in bytes. Without it 1200, and more on a loopback path that proved "
         "to carry it. 1452 suits Ethernet without tunnels; what is too large for the path is lost.",
+    )
+    zero_rtt: bool = Field(
+        default=False,
+        description="Let requests marked idempotent travel, and run, before the handshake is complete, on a connection to "
+        "a server that was connected to before; both ends have to want it. Not with client certificates.",
     )
     max_streams: int = Field(
         default=128, ge=1, le=10_000, description="Streams of each kind that the peer may have open at a time."
@@ -124,6 +130,10 @@ class ConnectSettings(_Settings):
 
     def to_config(self) -> QuicConfig:
         """Return what the transport takes. Raises ConfigError."""
+        if self.zero_rtt and self.certificate is not None:
+            raise ConfigError(
+                "zero_rtt: a connection that is resumed shows no client certificate; leave out zero_rtt, or certificate"
+            )
         values = self.model_dump(exclude={"fingerprint", "skip_cert_verification", "congestion_control"})
         pins = self.fingerprint
         return QuicConfig(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import ipaddress
 import logging
 import socket
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -13,7 +17,11 @@ from echokernel.addresses import Address
 from echokernel.errors import TransportError
 from echokernel.tasks import TaskScope
 from echokernel.transport import Connection, Listener, Transport
-from echokernel_quic.config import QuicConfig
+from echokernel_quic.config import ALPN, QuicConfig
+
+if TYPE_CHECKING:
+    from echokernel_quic.tickets import TicketBook
+    from echokernel_quic.trust import TrustPolicy
 
 logger = logging.getLogger("echokernel.quic")
 
@@ -55,13 +63,24 @@ class QuicTransport(Transport):
             raise TransportError(f"cannot connect to {address}: port 0 names no server", retryable=False)
         config, policy = self._config, self._policy(address)
         identity = None if config.certificate is None else load_identity(config.certificate, config.key)
+        tickets = self._tickets(address, policy)
         problem: TransportError | None = None
         ways = await _resolve(address)
         for family, target in ways:
             last = (family, target) == ways[-1]
             try:
                 sock = open_connected(address, target, family)
-                dialer = Dialer(address, sock, target, config, policy, tasks, identity=identity, last=last)
+                dialer = Dialer(
+                    address,
+                    sock,
+                    target,
+                    config,
+                    policy,
+                    tasks,
+                    identity=identity,
+                    last=last,
+                    **tickets((family, *target)),
+                )
                 return await dialer.handshake()
             except TransportError as error:
                 problem = error
@@ -69,6 +88,21 @@ class QuicTransport(Transport):
                     break
         assert problem is not None
         raise problem
+
+    def _tickets(self, address: Address, policy: TrustPolicy) -> Callable[[tuple[Any, ...]], dict[str, Any]]:
+        """Return what takes a ticket for a socket address out of the book, and puts the next ones in."""
+        from echokernel_quic.tickets import TrustKey
+
+        if not self._config.zero_rtt:
+            return lambda target: {}
+        book = _book()
+        authorities = b"" if self._config.ca is None else hashlib.sha256(Path(self._config.ca).read_bytes()).digest()
+
+        def found(target: tuple[Any, ...]) -> dict[str, Any]:
+            key = TrustKey((address, *target), ALPN, policy, authorities)
+            return {"resumable": book.take(key), "keep": lambda entry: book.put(key, entry)}
+
+        return found
 
     def _policy(self, address: Address) -> Any:
         from echokernel_quic.clients import authorities_in
@@ -93,6 +127,14 @@ class QuicTransport(Transport):
             name=config.server_name or address.host,
             verify=config.verify,
         )
+
+
+@functools.cache
+def _book() -> TicketBook:
+    """Return the tickets of this process: a client is made for each connection, and its trust is in the key."""
+    from echokernel_quic.tickets import TicketBook
+
+    return TicketBook()
 
 
 async def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:

@@ -99,6 +99,13 @@ class CertificateRequired(tls.Alert):
     description = tls.AlertDescription.certificate_required
 
 
+class SilentTicket(tls.SessionTicket):
+    """A ticket of aioquic whose repr does not show its secrets."""
+
+    def __repr__(self) -> str:
+        return "<SessionTicket>"
+
+
 class CheckedContext(tls.Context):
     """aioquic's TLS context; the policy, not ``verify_mode``, decides about the peer's certificate.
 
@@ -112,6 +119,19 @@ class CheckedContext(tls.Context):
     @property
     def peer_certificate(self) -> x509.Certificate | None:
         return self._peer_certificate
+
+    def resume_with(self, made: tls.Context) -> None:
+        """Use tickets as the context does that aioquic has made; where there are none, there is no early data either."""
+        self.session_ticket = made.session_ticket
+        fetch, keep = made.get_session_ticket_cb, made.new_session_ticket_cb
+        self.get_session_ticket_cb, self.new_session_ticket_cb = fetch, keep
+        if fetch is not None and keep is not None:
+            self._max_early_data = made._max_early_data
+
+    def _build_session_ticket(self, *arguments: Any) -> tls.SessionTicket:
+        ticket = super()._build_session_ticket(*arguments)
+        ticket.__class__ = SilentTicket
+        return ticket
 
     def forget_handshake_keys(self) -> None:
         """Once traffic keys are made, these could only help somebody to decrypt what was recorded."""
@@ -174,6 +194,7 @@ def install(
         setattr(context, name, getattr(made, name))
     for name in ("alpn_cb", "update_traffic_key_cb"):
         setattr(context, name, getattr(made, name))
+    context.resume_with(made)
     engine.tls = context
     return context
 

@@ -97,10 +97,11 @@ class PacketWriter(QuicConnection):
 
         It looks through the streams once per pass instead of once per packet; it serves the prioritized stream first;
         datagrams share packets with streams instead of going before them; and it stops after 16 packets.
-        There is no 0-RTT.
         """
         crypto = self._cryptos[tls.Epoch.ONE_RTT]
         if not crypto.send.is_valid():
+            if self._cryptos[tls.Epoch.ZERO_RTT].send.is_valid():
+                self._write_early(builder, now)
             return
         space = self._spaces[tls.Epoch.ONE_RTT]
         pacer = self._loss._pacer
@@ -154,6 +155,20 @@ class PacketWriter(QuicConnection):
             pacer.update_after_send(now=now)
             if channel is None and not ready and not self._datagrams_pending:
                 break
+
+    def _write_early(self, builder: QuicPacketBuilder, now: float) -> None:
+        """Write what a dialer sends before its handshake is complete: the first stream, nothing else (RFC 9001, 4.6)."""
+        crypto = self._cryptos[tls.Epoch.ZERO_RTT]
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        stream = self._streams.get(0)
+        for _ in range(PASS_DATAGRAMS):
+            if stream is None or stream.is_blocked or stream.sender.buffer_is_empty:
+                return
+            builder.start_packet(QuicPacketType.ZERO_RTT, crypto)
+            self._write_stream(builder, space, stream)
+            if builder.packet_is_empty:
+                return
+        self.more_to_send = True
 
     def _sort_streams(self) -> tuple[list[QuicStream], list[QuicStream]]:
         """Forget finished streams; return those with something to send, and those with credit to announce."""

@@ -1,0 +1,160 @@
+"""The examples run as a user would run them: a server in one process, its clients in others."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("echokernel_quic")
+pytest.importorskip("echokernel_msgpack")
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "contrib" / "examples"
+SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def own_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECHOKERNEL_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+
+
+def free_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+class Server:
+    """A running example server; ``output`` is complete once it has ended."""
+
+    def __init__(self, path: Path, *arguments: str) -> None:
+        self.address = free_address()
+        self.process = subprocess.Popen(
+            [sys.executable, path, self.address, *arguments], cwd=path.parent, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.output = self.process.stdout.readline()  # printed by on_start: it listens
+        assert self.output, "the server did not start"
+
+    def stop(self) -> list[str]:
+        """End it as Ctrl-C does, and return the lines that it has printed."""
+        self.process.send_signal(2)
+        rest, _ = self.process.communicate(timeout=SECONDS)
+        self.output += rest
+        return self.output.splitlines()
+
+
+@contextmanager
+def serving(folder: str, *arguments: str) -> Iterator[Server]:
+    server = Server(EXAMPLES / folder / "server.py", *arguments)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.communicate()
+
+
+def client(folder: str, *arguments: str, text: str = "") -> list[str]:
+    """Run an example's client and return its lines."""
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / folder / "client.py", *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_quickstart() -> None:
+    with serving("quickstart") as server:
+        assert client("quickstart", server.address) == ["10 + 20 = 30"]
+        lines = server.stop()
+    assert lines[0] == "server started"
+    assert lines[1].startswith("client connected: 127.0.0.1")
+    assert lines[2].endswith("Hello from client!")
+    assert lines[3:] == ["audio: 13 bytes"]
+
+
+def test_the_server_and_the_client_of_the_seed() -> None:
+    with serving("seed") as server:
+        assert client("seed", server.address) == ["10 + 20 = 30"]
+        lines = server.stop()
+    assert lines[:2] == ["the server has started", "a client connected: 127.0.0.1"]
+    assert sorted(lines[2:]) == ["[127.0.0.1] Hello from client!", "audio: 13 bytes"]
+
+
+def test_the_declarations_of_the_seed() -> None:
+    path = EXAMPLES / "seed" / "declarative.py"
+    result = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=SECONDS, check=True)
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["LoginResp(token='...')", "3"]
+    assert sorted(lines[2:]) == ["audio: 13 bytes", "user 7 has logged out"]
+
+
+def test_both_ways() -> None:
+    with serving("both_ways") as server:
+        assert client("both_ways", server.address) == [
+            "really delete notes.txt? yes",
+            "left: ['thesis.txt']",
+            "really delete thesis.txt? no",
+            "thesis.txt stays: you said no",
+        ]
+
+
+def test_progress() -> None:
+    with serving("progress") as server:
+        lines = client("progress", server.address)
+        assert lines == ["1 of 4", "2 of 4", "3 of 4", "4 of 4", "result: 10.0", "stopped at 3"]
+        assert server.stop()[1].startswith("stopped after ")
+
+
+def test_chat() -> None:
+    with serving("chat") as server:
+        ada = subprocess.Popen(
+            [sys.executable, EXAMPLES / "chat" / "client.py", server.address, "Ada"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert ada.stdout is not None
+            assert ada.stdout.readline() == "* here are Ada\n"
+            assert client("chat", server.address, "Grace", text="hello\n")[0] == "* here are Ada Grace"
+            assert [ada.stdout.readline() for _ in range(3)] == [
+                "* Grace enters lounge\n",
+                "Grace: hello\n",
+                "* Grace leaves lounge\n",
+            ]
+            assert ada.communicate("\n", timeout=SECONDS)[0] == ""
+            assert ada.returncode == 0
+        finally:
+            ada.kill()
+            ada.communicate()
+
+
+def test_upload(tmp_path: Path) -> None:
+    file, folder = tmp_path / "photo.raw", tmp_path / "uploads"
+    file.write_bytes(os.urandom(1_000_000))
+    with serving("upload", str(folder)) as server:
+        assert client("upload", server.address, str(file)) == ["16 frames, checksums agree"]
+        assert (folder / "photo.raw").read_bytes() == file.read_bytes()
+        assert server.stop()[1] == "photo.raw: 1,000,000 bytes"
+
+
+def test_every_example_is_listed_and_tested() -> None:
+    listed = (EXAMPLES / "README.md").read_text("utf-8")
+    tests = Path(__file__).read_text("utf-8")
+    for folder in sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()):
+        assert f"[{folder}]({folder})" in listed
+        assert f'serving("{folder}"' in tests
