@@ -31,3 +31,20 @@ def test_the_kernels_own_cost_is_measured() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "64 in flight" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("broadcast.py", "every client got 4 to 4 of 4 events"),
+        ("idle_memory.py", "50 idle sessions"),
+        ("concurrent_requests.py", "10,000 requests at once"),
+    ],
+)
+def test_what_servers_of_many_cost_is_measured(name: str, says: str) -> None:
+    for module in ("uvloop", "echokernel_quic", "echokernel_msgpack"):
+        pytest.importorskip(module)
+    done = subprocess.run([sys.executable, str(HERE / name), "--quick"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout

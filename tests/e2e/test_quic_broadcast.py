@@ -66,7 +66,9 @@ async def test_one_of_twenty_never_reads() -> None:
                     await anyio.sleep(0.005)
         return reached
 
-    server = EchoServer.builder().bind("quic://127.0.0.1:0").limits(LIMITS).broadcast_policy("tick", "drop_oldest").build()
+    server = (
+        EchoServer.builder().bind("quic://127.0.0.1:0").limits(LIMITS).broadcast_policy("tick", "drop_oldest").build()
+    )
     async with server, AsyncExitStack() as stack:
         context = server.context()
         for mine in got:
