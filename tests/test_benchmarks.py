@@ -24,6 +24,17 @@ def test_the_comparison_runs_with_all_its_peers() -> None:
 
 
 @pytest.mark.slow
+def test_misbehaving_peers_are_measured_beside_good_ones() -> None:
+    pytest.importorskip("echokernel_quic")
+    command = [sys.executable, str(HERE / "misbehaving.py"), "--seconds", "0.3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert len(rows) == 7
+    assert all(row[row.index("ms", 4) + 2] == "0" for row in rows), done.stdout  # nothing is lost, however slow it is
+
+
+@pytest.mark.slow
 def test_the_kernels_own_cost_is_measured() -> None:
     for module in ("uvloop", "echokernel_msgpack"):
         pytest.importorskip(module)

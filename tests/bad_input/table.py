@@ -580,7 +580,7 @@ async def _(bad: RawPeer) -> None:
 
 @row("events: a flood within the credit, to a handler that is done", floods=True)
 async def _(bad: RawPeer) -> None:
-    for _ in range(200):
+    for _ in range(60):
         bad.write(frame(EVENT, 0, "note", SLOT, b'"%s"' % (b"x" * 400)) * 20)
         await bad.answer(bad.request("double", b"1"))
         await anyio.sleep(0.001)
@@ -846,7 +846,7 @@ async def _(bad: RawPeer) -> None:
 
 @row("streams: calls opened for ever, and left", floods=True)
 async def _(bad: RawPeer) -> None:
-    for _ in range(400):
+    for _ in range(150):
         call = await bad.call()
         await call.put("deaf")
         call.send.reset(Code.CANCELLED)
@@ -918,7 +918,7 @@ async def _(bad: RawPeer) -> None:
 
 @row("flow: opened and ended for ever", floods=True)
 async def _(bad: RawPeer) -> None:
-    for _ in range(200):
+    for _ in range(40):
         for _ in range(10):
             flow_id = bad.take_id()
             bad.write(frame(STREAM, flow_id, "audio") + frame(STREAM, flow_id, "", END, b"\x00"))
@@ -931,7 +931,7 @@ async def _(bad: RawPeer) -> None:
 @row("datagrams: junk", floods=True)
 async def _(bad: RawPeer) -> None:
     if bad.connection.max_datagram:
-        for number in range(3_000):
+        for number in range(1_000):
             bad.connection.send_datagram(bytes([number % 256]) * (number % 500))
             if not number % 50:
                 await anyio.lowlevel.checkpoint()

@@ -107,7 +107,10 @@ async def until(condition: Any) -> None:
 
 
 async def test_requests_of_every_kind() -> None:
-    async with serving(add, reverse, fail, repeat, forever) as server, EchoClient.connect(server.addresses[0]) as client:
+    async with (
+        serving(add, reverse, fail, repeat, forever) as server,
+        EchoClient.connect(server.addresses[0]) as client,
+    ):
         assert await client.request("math.add", (10, 20), returns=int) == 30
         order = Order(1, ["tea", "salt"])
         assert await client.request("reverse", order, returns=Order) == Order(1, ["salt", "tea"])

@@ -29,9 +29,7 @@ from echokernel_protocol.timestamped import Timestamped, decode_timestamped, enc
 
 METHODS = st.text("abcXYZ019_.$/-", max_size=128)
 FLAGS = st.sampled_from(sorted(LEGAL)).flatmap(
-    lambda legal: st.tuples(
-        st.just(legal[0]), st.integers(0, 3).map(lambda slot: int(legal[1]) | slot << 4)
-    )
+    lambda legal: st.tuples(st.just(legal[0]), st.integers(0, 3).map(lambda slot: int(legal[1]) | slot << 4))
 )
 METADATA = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3)
 FRAMES = st.builds(

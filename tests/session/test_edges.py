@@ -206,7 +206,9 @@ async def test_a_peer_that_leaves_while_it_is_judged_is_closed(caplog: pytest.Lo
         with anyio.move_on_after(0.5):
             from echokernel.testing import JsonSerializer
 
-            async with EchoClient.builder().transport(transport).serializer(JsonSerializer()).connect("memory://node:1"):
+            async with (
+                EchoClient.builder().transport(transport).serializer(JsonSerializer()).connect("memory://node:1")
+            ):
                 pass
         await anyio.sleep(3)
         assert {"sessions": 1, "unauthenticated": 0}.items() <= nodes.server.stats().items()
@@ -228,7 +230,9 @@ async def test_a_cancelled_client_leaves_nothing_open() -> None:
         from echokernel.testing import JsonSerializer
 
         with anyio.move_on_after(0.1):
-            async with EchoClient.builder().transport(transport).serializer(JsonSerializer()).connect("memory://node:1"):
+            async with (
+                EchoClient.builder().transport(transport).serializer(JsonSerializer()).connect("memory://node:1")
+            ):
                 await anyio.sleep_forever()
         await anyio.sleep(3)
         assert len(nodes.server.context().sessions()) == 1
