@@ -59,7 +59,8 @@ class Middleware:
     async def handle_session(self, session: Session, call_next: Callable[[], Awaitable[None]]) -> None:
         """Handle a session: ``await call_next()`` returns when it is over; nothing of it is handled before.
 
-        An exception before ``call_next`` closes the session; an EchoError's code and message are the close's.
+        The session does not outlive it: an exception closes it, with the code and message of an EchoError, and so does a
+        return before it is over.
         """
         await call_next()
 

@@ -6,6 +6,7 @@ granted beforehand: it never waits for a handler. What goes out is put into the 
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import logging
 import time
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.serializer import Serializer
     from echokernel.streaming import Items, StreamingCall
-    from echokernel.tasks import Future, TaskScope
+    from echokernel.tasks import Future, Task, TaskScope
     from echokernel.transport import Connection, PeerIdentity, RecvStream, SendStream
     from echokernel_protocol.channel import Channel
     from echokernel_protocol.describe import Description, Health
@@ -68,10 +69,11 @@ SessionId = NewType("SessionId", int)
 CLOSE_SECONDS = 2.0
 LINGER_SECONDS = 2.0
 MAX_PINGS = 32  # half of what the peer lets wait
+MAX_HELD = 8_192  # frames of streams, and cancellations, until on_connect returns: what no credit bounds
 
 logger = logging.getLogger("echokernel.session")
 _REQUEST, _RESPONSE, _EVENT, _STREAM = (int(kind) for kind in MessageType)
-_ERROR = int(Flags.ERROR)
+_CANCEL = int(Flags.CANCEL)
 
 __all__ = ["Session", "SessionId", "SessionInfo"]
 
@@ -122,7 +124,9 @@ class Session(Store):
         self._pings: dict[int, Future[float]] = {}
         self._ping_number = 0
         self._held: list[Received] | None = []
+        self._held_free = 0
         self._until_connected: list[Future[None]] = []
+        self._beginning: Task
         self._over: Future[None] | None = None
         self._early: Early | None = None
         if connection.early or channel.phase is Phase.ASSUMED:
@@ -200,8 +204,8 @@ class Session(Store):
             "frames_sent": channel.sent,
             "frames_received": channel.received,
             "frames_late": channel.late,
-            "open_requests": channel.open_calls,
-            "open_peer_requests": channel.open_peer_calls,
+            "open_requests": channel.open_calls + self._calls.own_streams.gate.inside,
+            "open_peer_requests": channel.open_peer_calls + len(self._served),
             "outbox_bytes": channel.outbox_size,
             "unknown_events": self._serving.unknown_events,
             "unknown_methods": self._serving.unknown_methods,
@@ -433,10 +437,14 @@ class Session(Store):
 
     async def run(self, opened: Future[None]) -> None:
         """Serve the session until it is over; ``opened`` gets its result when it can be used. Never raises."""
+        # a handler may have dialled: its deadline and its metadata are none of this session's
+        inherited.deadline.set(None)
+        inherited.metadata.set(None)
+        self._context = contextvars.copy_context()
         async with open_tasks() as tasks:
             self._tasks = tasks
             link = self._link = Link(self._channel, self._connection, self._send, tasks, self.limits.outbox)
-            self._bodies = Bodies(self._connection, tasks, self._violated)
+            self._bodies = Bodies(link, tasks, self._violated)
             context = self._node.context
             shared = context._broadcasts if isinstance(context, ServerContext) else Broadcasts()
             backlog = Backlog(link, self._bodies, self.limits, tasks, shared.tally, shared.flushes, self._close_slow)
@@ -463,7 +471,7 @@ class Session(Store):
             tasks.start(link.pump, name="session pump")
             tasks.start(self._accept_uni, name="session streams")
             tasks.start(self._accept_bi, name="session calls")
-            tasks.start(self._begin, name="on_connect")
+            self._beginning = tasks.start(self._begin, name="on_connect")
             link.wake()  # a hello's answer may wait
             opened.set_result(None)
             try:
@@ -472,15 +480,22 @@ class Session(Store):
             finally:
                 if self.closed is None:
                     self._end(ConnectionClosed("the session was cancelled", code=Code.CANCELLED))
+                self._serving.drop_events()
                 with anyio.CancelScope(shield=True):  # bounded by itself; whoever ended it, nothing stays open
                     await self._connection.close(drain=0.0)
 
     async def _linger(self) -> None:
-        """Let events that have arrived be handled, and stream handlers see the end; requests have lost their caller."""
+        """Let events that have arrived be handled, stream handlers and the middleware around the session see the end;
+        requests have lost their caller.
+        """
         self._serving.cancel_requests()
         self._served.cancel_all()
         with anyio.move_on_after(LINGER_SECONDS):
-            while not self._serving.is_idle or self._flows.receiving:  # noqa: ASYNC110 - at most 2 s, once a session
+            while (  # noqa: ASYNC110 - at most 2 s, once a session
+                not self._serving.is_idle
+                or self._flows.receiving
+                or (self._over is not None and not self._beginning.done())
+            ):
                 await anyio.sleep(0.005)
 
     async def _receive(self) -> EchoError:
@@ -532,6 +547,8 @@ class Session(Store):
                     self._bodies.discard(payload)  # its caller gave up
             elif held is not None and (self._early is None or not self._early.may_run(frame)):
                 held.append(frame)  # on_connect has not returned yet
+                if message_type == _STREAM or flags & _CANCEL:
+                    self._count_held()
             elif message_type == _REQUEST:
                 serving.on_request(request_id, method, flags, payload, now)
             elif message_type == _EVENT:
@@ -539,6 +556,14 @@ class Session(Store):
             else:
                 self._flows.on_frame(request_id, method, flags, payload)
         self._after_batch()
+
+    def _count_held(self) -> None:
+        self._held_free += 1
+        if self._held_free > MAX_HELD:
+            raise ProtocolViolation(
+                f"more than {MAX_HELD:,} frames of streams, or cancellations, before on_connect has returned",
+                code=Code.LIMIT_EXCEEDED,
+            )
 
     def _after_batch(self) -> None:
         if self._early is not None:
@@ -584,8 +609,10 @@ class Session(Store):
                 await run()
                 if self._held is not None:
                     raise PermissionDenied("the session was intercepted")
+                if self.closed is None:  # it has stopped waiting for the end: then this is the end
+                    self._tasks.start(self.close, Code.OK, "the middleware around the session has returned")
         except Exception as error:
-            if self._held is None:
+            if self.closed is not None:
                 logger.error(
                     "session %s: middleware failed at its end: %s", self.id, type(error).__name__, exc_info=error
                 )
@@ -594,8 +621,9 @@ class Session(Store):
                 code, reason = error.code, error.message
                 logger.info("session %s is refused: %s", self.id, reason)
             else:
-                code, reason = int(Code.INTERNAL), "on_connect failed"
-                logger.error("on_connect failed, the session is closed: %s", type(error).__name__, exc_info=error)
+                who = "the middleware around the session" if self._held is None else "on_connect"
+                code, reason = int(Code.INTERNAL), f"{who} failed"
+                logger.error("%s failed, the session is closed: %s", who, type(error).__name__, exc_info=error)
             self._tasks.start(self._connection.close, code, reason)
 
     async def _live(self) -> None:
@@ -612,7 +640,7 @@ class Session(Store):
                 await result
         held, self._held = self._held, None
         try:
-            self._act(held or [])
+            self._context.run(self._act, held or [])  # not in the context that on_connect has made its own
         except ProtocolViolation as violation:
             self._violated(violation)
         for future in self._until_connected:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -47,7 +49,7 @@ class StreamingCall:
     """
 
     def __init__(
-        self, calls: OwnStreams, opening: Opening, items: Items | None, sends: bool, timeout: float | None, returns: Any
+        self, calls: OwnStreams, opening: Opening, items: Items | None, sends: bool, timeout: float, returns: Any
     ) -> None:
         self.method = opening.method
         self.trailers: Mapping[str, str] = {}
@@ -65,6 +67,7 @@ class StreamingCall:
         self._over = False
         self._timer: Timer | None = None
         self._sender: Task | None = None
+        self._scope: anyio.CancelScope | None = None
         self._lock = anyio.Lock()
 
     def __repr__(self) -> str:
@@ -88,12 +91,19 @@ class StreamingCall:
         except EchoError:
             self._check()
             raise
+        finally:
+            if stream.is_broken:
+                self._fail(RequestCancelled(f"{self.method}: an item was given up when half of it was sent"))
 
     async def finish(self) -> None:
         """Say that this was the last item. A second call does nothing."""
         stream = await self._opened()
         self._check()
-        await stream.finish()
+        try:
+            await stream.finish()
+        except EchoError:
+            self._check()
+            raise
 
     # --- answers -----------------------------------------------------------------------------------------------
 
@@ -178,35 +188,32 @@ class StreamingCall:
             if self._stream is not None:
                 return  # another task did
             self._check()
-            stream = await self._calls.open_stream(self._opening, ends=not self._sends, timeout=self._timeout or 0)
+            tasks = self._calls.tasks
+            timeout = self._calls.remaining(self.method, self._timeout)
+            end = tasks.now() + timeout if timeout else math.inf
+            stream: CallStream | None = None
+            try:
+                with anyio.CancelScope(deadline=end) as self._scope:
+                    stream = await self._calls.open_stream(self._opening, ends=not self._sends, timeout=timeout)
+            finally:
+                self._scope = None
+            if stream is None:
+                if not self._over:
+                    self._expire()
+                self._check()
+                raise RequestCancelled(f"{self.method}: the call was closed here")
             self._stream = stream
-            if self._over:  # closed meanwhile
+            if self._over:  # closed at the last moment
                 stream.close(Code.CANCELLED)
                 self._check()
-            tasks = self._calls.tasks
-            if self._timeout:
-                self._timer = tasks.call_at(tasks.now() + self._timeout, self._expire)
+            # neither keeps the call alive: a loop that is left with break has to end them
+            itself = weakref.ref(self)
+            if timeout:
+                self._timer = tasks.call_at(end, _expire, itself)
             if self._items is not None:
-                self._sender = tasks.start(self._send_items, stream, self._items, name=f"items of {self.method}")
-
-    async def _send_items(self, stream: CallStream, items: Items) -> None:
-        try:
-            if isinstance(items, AsyncGenerator):
-                async with aclosing(items):  # closed in the task that iterates it
-                    async for item in items:
-                        await stream.send(self._calls.encode(item))
-            elif isinstance(items, AsyncIterable):
-                async for item in items:
-                    await stream.send(self._calls.encode(item))
-            else:
-                for item in items:
-                    await stream.send(self._calls.encode(item))
-            await stream.finish()
-        except EchoError as error:
-            if not stream.was_stopped:  # else the handler has answered without reading them all
-                self._fail(error)
-        except Exception as error:  # of the caller's own iterator: the caller gets it as it is
-            self._fail(error)
+                self._sender = tasks.start(
+                    _send_items, self._calls, stream, self._items, itself, name=f"items of {self.method}"
+                )
 
     def _end(self, frame: CallFrame) -> None:
         self._over = True
@@ -236,10 +243,48 @@ class StreamingCall:
             self._calls.tasks.stop(self._sender)
         if self._stream is not None:
             self._stream.close(code)
+        elif self._scope is not None:
+            self._scope.cancel()
 
     def _check(self) -> None:
         if self._error is not None:
             raise self._error.with_traceback(None)
+
+
+def _expire(reference: weakref.ref[StreamingCall]) -> None:
+    call = reference()
+    if call is not None:
+        call._expire()
+
+
+async def _send_items(
+    calls: OwnStreams, stream: CallStream, items: Items, reference: weakref.ref[StreamingCall]
+) -> None:
+    failure: BaseException | None = None
+    try:
+        if isinstance(items, AsyncGenerator):
+            async with aclosing(items):  # closed in the task that iterates it
+                async for item in items:
+                    await stream.send(calls.encode(item))
+        elif isinstance(items, AsyncIterable):
+            async for item in items:
+                await stream.send(calls.encode(item))
+        else:
+            for item in items:
+                await stream.send(calls.encode(item))
+        await stream.finish()
+    except EchoError as error:
+        if not stream.was_stopped:  # else the handler has answered without reading them all
+            failure = error
+    except Exception as error:  # of the caller's own iterator: the caller gets it as it is
+        failure = error
+    except BaseException:  # the call was closed, or the iterator was cancelled by somebody else
+        failure = RequestCancelled("the items ended in a cancellation")
+        raise
+    finally:
+        call = reference()
+        if failure is not None and call is not None:
+            call._fail(failure)
 
 
 async def _at_most_two(call: StreamingCall) -> Any:

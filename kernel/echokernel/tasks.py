@@ -148,8 +148,7 @@ def _report_stuck(names: list[str]) -> None:
 class _AsyncioTasks(TaskScope):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._running: dict[int, asyncio.Task[None]] = {}
-        self._started = 0
+        self._running: set[asyncio.Task[None]] = set()
         self._watched: set[_AsyncioWatch] = set()
         self._closed = False
         self.now = self._loop.time  # type: ignore[method-assign]  # bound once: called per message
@@ -168,21 +167,28 @@ class _AsyncioTasks(TaskScope):
         name: str = "",
         context: contextvars.Context | None = None,
     ) -> Task:
-        self._started = key = self._started + 1
-        task = self._running[key] = self._loop.create_task(
-            self._run(key, function, args), name=name or getattr(function, "__qualname__", "task"), context=context
+        itself: list[asyncio.Task[None]] = []
+        task = self._loop.create_task(
+            self._run(itself, function, args), name=name or getattr(function, "__qualname__", "task"), context=context
         )
+        itself.append(task)
+        self._running.add(task)
         if self._closed:
             self.stop(task)
         return task
 
-    async def _run(self, key: int, function: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
+    async def _run(
+        self,
+        itself: list[asyncio.Task[None]],
+        function: Callable[..., Awaitable[object]],
+        args: tuple[Any, ...],
+    ) -> None:
         try:
             await function(*args)
         except Exception as error:
-            _report_crash(self._running[key].get_name(), error)
+            _report_crash(itself[0].get_name(), error)
         finally:
-            del self._running[key]
+            self._running.discard(itself[0])
 
     def stop(self, task: Any) -> None:
         if not task.done():
@@ -191,7 +197,7 @@ class _AsyncioTasks(TaskScope):
 
             def ended(task: asyncio.Task[None]) -> None:
                 again.cancel()
-                self._forget(task)  # cancelled before its first step, it never reached its own ``finally``
+                self._running.discard(task)  # cancelled before its first step, it never reached its own ``finally``
 
             task.add_done_callback(ended)
 
@@ -210,17 +216,12 @@ class _AsyncioTasks(TaskScope):
         self._watched.add(watch)
         return watch
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        key = next((key for key, running in self._running.items() if running is task), None)
-        if key is not None:
-            del self._running[key]
-
     async def close(self) -> None:
         self._closed = True
         for watch in list(self._watched):
             watch.cancel()
         me = asyncio.current_task()
-        waiting = [task for task in self._running.values() if task is not me]
+        waiting = [task for task in self._running if task is not me]
         for task in waiting:
             self.stop(task)
         if not waiting:

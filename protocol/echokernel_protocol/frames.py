@@ -214,7 +214,7 @@ class FrameDecoder:
     ``limit`` is the longest frame accepted, in bytes; its length is judged before its bytes are waited for.
     """
 
-    __slots__ = ("_chunks", "_needed", "_size", "limit", "names", "one_at_a_time")
+    __slots__ = ("_chunks", "_needed", "_size", "_start", "limit", "names", "one_at_a_time")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -223,6 +223,7 @@ class FrameDecoder:
         self.one_at_a_time = False
         """Return at most one frame from each call; ``feed(b"")`` goes on."""
         self._chunks: list[bytes] = []
+        self._start = 0  # bytes of the first chunk that were returned: not cut off once for every frame
         self._size = 0
         self._needed = 4
 
@@ -233,35 +234,49 @@ class FrameDecoder:
 
     def feed(self, data: bytes) -> list[RawFrame]:
         """Return the frames that ``data`` completes. Raises ProtocolViolation; the stream is then beyond repair."""
+        start = 0
         size = self._size + len(data)
         if self._chunks:
-            self._chunks.append(data)
+            if data:
+                if self._start:
+                    self._chunks[0] = self._chunks[0][self._start :]
+                    self._start = 0
+                self._chunks.append(data)
+            elif self._start and size < self._needed:
+                self._chunks[0], self._start = self._chunks[0][self._start :], 0
             self._size = size
             if size < self._needed:
                 return []
-            data = b"".join(self._chunks)
+            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
             self._chunks = []
+            if self._start:
+                start, self._start = self._start, 0
+                size += start
         frames: list[RawFrame] = []
         try:
-            position = self._decode(data, size, frames)
+            position = self._decode(data, start, size, frames)
         except (Truncated, IndexError) as error:
             raise ProtocolViolation("a frame is shorter than its header says") from error
         except Malformed as error:
             raise ProtocolViolation(f"a frame's header is not valid: {error}") from error
         self._size = size - position
         if position < size:
-            self._chunks.append(data[position:] if position else data)
+            if self.one_at_a_time and frames:
+                self._start = position
+                self._chunks.append(data)
+            else:
+                self._chunks.append(data[position:] if position else data)
         return frames
 
     def take(self, size: int) -> bytes:
         """Take up to ``size`` raw bytes that arrived behind the last frame: what no frame is around. One at a time only."""
         data = b"".join(self._chunks)
-        rest = data[size:]
-        self._chunks = [rest] if rest else []
-        self._size = len(rest)
-        return data[:size]
+        start, end = self._start, self._start + size
+        self._chunks, self._start = ([data], end) if end < len(data) else ([], 0)
+        self._size = max(0, len(data) - end)
+        return data[start:end]
 
-    def _decode(self, data: bytes, size: int, frames: list[RawFrame]) -> int:
+    def _decode(self, data: bytes, position: int, size: int, frames: list[RawFrame]) -> int:
         """Append the complete frames; return where the rest begins.
 
         The numbers of nearly all frames have one to three bytes and are read here, without a call: this loop runs for
@@ -270,7 +285,6 @@ class FrameDecoder:
         names = self.names
         limit = self.limit
         head = _HEAD_3_READ
-        position: int = 0
         while size - position >= _SHORTEST:
             length, message_type, request_id, second, third = head(data, position)
             end: int = position + 4 + length

@@ -113,7 +113,7 @@ class Backlog:
 
     def may(self, size: int) -> bool:
         """Whether the peer's credit and our own bounds let an event of ``size`` bytes be put in now."""
-        waiting = self._channel.outbox_size + self._bodies.sending_bytes
+        waiting = self._channel.outbox_size + self._link.beside
         return waiting <= self._outbox and self._channel.may_emit(size)
 
     def _put(self, ready: Ready) -> None:
@@ -223,7 +223,7 @@ class Backlog:
     def _wait(self, entry: Waiting) -> int:
         if self.queue is None:
             self.queue = WaitingEvents()
-            self._link.on_room = self._bodies.on_sent = self.drain
+            self._link.on_room = self.drain
         if entry.future is None:
             self._tally.waiting += 1
             self._tally.waiting_bytes += entry.charge
@@ -237,7 +237,7 @@ class Backlog:
     def _after_removal(self) -> None:
         if not self.queue:
             self.queue = None
-            self._link.on_room = self._bodies.on_sent = None
+            self._link.on_room = None
 
     def drain(self) -> None:
         """Credit or room may have come: let go what can, in order."""
@@ -279,7 +279,7 @@ class Backlog:
         queue, self.queue = self.queue, None
         if queue is None:
             return
-        self._link.on_room = self._bodies.on_sent = None
+        self._link.on_room = None
         count = queue.broadcasts()
         self._tally.lost += count
         self._tally.waiting -= count

@@ -13,8 +13,9 @@ from echokernel_protocol.streams import Prelude, StreamKind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from echokernel.engine.link import Link
     from echokernel.tasks import Future, TaskScope
-    from echokernel.transport import Connection, RecvStream
+    from echokernel.transport import RecvStream
 
 MAX_UNWANTED = 1_024
 CHUNK = 65_536  # bytes written at a time, so that a long body never holds more than the transport's watermark twice
@@ -25,8 +26,9 @@ __all__ = ["Bodies"]
 class Bodies:
     """The body streams of one session, both ways."""
 
-    def __init__(self, connection: Connection, tasks: TaskScope, violated: Callable[[ProtocolViolation], None]) -> None:
-        self._connection = connection
+    def __init__(self, link: Link, tasks: TaskScope, violated: Callable[[ProtocolViolation], None]) -> None:
+        self._link = link
+        self._connection = link.connection
         self._tasks = tasks
         self._violated = violated
         self._arrived: dict[int, tuple[RecvStream, bytes]] = {}
@@ -35,16 +37,13 @@ class Bodies:
         self._failure: Exception | None = None
         self.sending = 0
         """Bodies of ours that are not handed to the transport yet."""
-        self.sending_bytes = 0
-        self.on_sent: Callable[[], None] | None = None
-        """Called when one of them was; set only while somebody wants to know."""
 
     # --- sending -----------------------------------------------------------------------------------------------
 
     def send(self, number: int, payload: bytes) -> None:
         """Send the body of our frame ``number`` beside the channel."""
         self.sending += 1
-        self.sending_bytes += len(payload)
+        self._link.beside += len(payload)
         self._tasks.start(self._send, number, payload, name=f"body {number}")
 
     async def _send(self, number: int, payload: bytes) -> None:
@@ -63,9 +62,7 @@ class Bodies:
             return  # the session ends, or the peer does not want it
         finally:
             self.sending -= 1
-            self.sending_bytes -= len(payload)
-            if self.on_sent is not None:
-                self.on_sent()
+            self._link.body_left(len(payload))  # whole: until then the transport holds what it took
 
     # --- receiving ---------------------------------------------------------------------------------------------
 

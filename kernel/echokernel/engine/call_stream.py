@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import anyio
+
 from echokernel.engine.deadlines import Deadlines
 from echokernel.errors import (
     InvalidArgument,
@@ -130,8 +132,10 @@ class CallStream:
         "_recv",
         "_send",
         "_slot",
+        "_turn",
         "_violated",
         "id",
+        "is_broken",
         "peer",
         "was_stopped",
     )
@@ -152,6 +156,9 @@ class CallStream:
         self.peer = peer
         self.was_stopped = False
         """Whether the handler wants no more items."""
+        self.is_broken = False
+        """Whether an item was given up when half of it was sent; nothing can follow it."""
+        self._turn: anyio.Lock | None = None
         self._slot = slot
         self._send, self._recv = send, recv
         self._gate = gate
@@ -185,31 +192,38 @@ class CallStream:
 
     async def send(self, payload: bytes) -> None:
         """Send one item. Raises StreamStopped, InvalidArgument, ConnectionClosed."""
-        if self._finished:
-            raise InvalidArgument("the last item was sent already")
         if len(payload) > self.peer.max_message:
             raise InvalidArgument(
                 f"an item of {len(payload):,} bytes; the peer takes {self.peer.max_message:,}. Send it in parts."
             )
-        try:
-            await self._write(
-                encode_call_frame(
-                    MessageType.REQUEST, self.id, bytes((0, self._slot)), payload, max_frame=self.peer.max_frame
-                )
-            )
-        except StreamStopped:
-            self.was_stopped = True
-            raise
+        data = encode_call_frame(
+            MessageType.REQUEST, self.id, bytes((0, self._slot)), payload, max_frame=self.peer.max_frame
+        )
+        async with self._in_turn():
+            if self._finished:
+                raise InvalidArgument("the last item was sent already")
+            try:
+                await self._write(data)
+            except StreamStopped:
+                self.was_stopped = True
+                raise
 
     async def finish(self) -> None:
-        """Say that this was the last item."""
-        if not self._finished and not self._closed:
-            self._finished = True
-            try:
-                await self._write(self._end_frame())
-                await self._send.finish()
-            except StreamStopped:
-                self.was_stopped = True  # it has answered without them
+        """Say that this was the last item. Cancelled while waiting, nothing was said."""
+        async with self._in_turn():
+            if not self._finished and not self._closed:
+                try:
+                    await self._write(self._end_frame())
+                    await self._send.finish()
+                except StreamStopped:
+                    self.was_stopped = True  # it has answered without them
+                self._finished = True
+
+    def _in_turn(self) -> anyio.Lock:
+        """A long item leaves in parts, and nothing may come between them."""
+        if self._turn is None:
+            self._turn = anyio.Lock(fast_acquire=True)
+        return self._turn
 
     def _end_frame(self) -> bytes:
         return encode_call_frame(MessageType.REQUEST, self.id, _END_HEAD, b"", max_frame=self.peer.max_frame)
@@ -219,12 +233,21 @@ class CallStream:
             await self._send.write(data)
             return
         view = memoryview(data)
-        for start in range(0, len(data), CHUNK):
-            await self._send.write(bytes(view[start : start + CHUNK]))
+        start = 0
+        try:
+            for start in range(0, len(data), CHUNK):
+                await self._send.write(bytes(view[start : start + CHUNK]))
+        except Exception:
+            raise
+        except BaseException:  # cancelled
+            self.is_broken = start > 0
+            raise
 
     async def receive(self) -> list[CallFrame]:
         """Return answers, at least one frame. Raises what the handler's reset means, ProtocolError, ConnectionClosed."""
         try:
+            if self._reader.has_more:
+                return self._reader.receive(b"")
             while True:
                 data = await self._recv.read()
                 if not data:

@@ -217,7 +217,7 @@ class Calls:
             if self.pending.pop(request_id, None) is not None:  # nobody answered: the caller gave up
                 channel.cancel(request_id)
                 link.wake()
-            if isinstance(error, ConnectionClosed) and not self._never_ran(request_id, idempotent):
+            if isinstance(error, ConnectionClosed) and not self.never_ran(request_id, idempotent):
                 raise OutcomeUnknown(method, error) from error
             raise
         finally:
@@ -288,7 +288,7 @@ class Calls:
             self._channel.cancel(request_id)
             self._link.wake()
 
-    def _never_ran(self, request_id: int, idempotent: bool) -> bool:
+    def never_ran(self, request_id: int, idempotent: bool) -> bool:
         """Whether a request whose connection was lost did not run, or may run again."""
         goaway = self._channel.goaway
         return idempotent or (goaway is not None and request_id > goaway.last)

@@ -35,6 +35,7 @@ class Link:
         "_room",
         "_send",
         "_timer",
+        "beside",
         "channel",
         "connection",
         "is_crowded",
@@ -50,6 +51,8 @@ class Link:
         self.channel = channel
         self.connection = connection
         self.tasks = tasks
+        self.beside = 0
+        """Bytes of bodies that the transport has not taken yet: they count against the outbox, too."""
         self._send = send
         self._limit = outbox
         self._flush_due = False
@@ -76,7 +79,7 @@ class Link:
             self.tasks.call_soon(self._flush_turn)
         if put == self._half and self._send.room > 0:
             self.flush()
-        elif put >= YIELD_AFTER or self.channel.outbox_size > self._limit:
+        elif put >= YIELD_AFTER or self.channel.outbox_size + self.beside > self._limit:
             self.is_crowded = True
 
     def flush_listed(self) -> None:
@@ -93,7 +96,7 @@ class Link:
         self._flush_due = False
         self._put_since_flush = 0
         self.flush()
-        self.is_crowded = self.channel.outbox_size > self._limit
+        self.is_crowded = self.channel.outbox_size + self.beside > self._limit
 
     def flush(self) -> None:
         """Hand frames to the transport now, as many as it has room for."""
@@ -113,13 +116,7 @@ class Link:
         if channel.has_data and self._pump is not None and not self._pump.done():
             self._pump.set_result(None)
         if not channel.outbox_size:
-            if self._room:
-                self._give_room()
-            if self.on_room is not None:
-                self.on_room()
-            if self.on_room_once is not None:
-                once, self.on_room_once = self.on_room_once, None
-                self.tasks.call_soon(once)
+            self._tell_room()
         self.keep_time()
 
     def _stopped(self) -> None:
@@ -160,19 +157,34 @@ class Link:
 
     @property
     def has_room(self) -> bool:
-        """Whether the outbox is below its limit."""
-        return self.channel.outbox_size <= self._limit
+        """Whether the outbox, bodies included, is below its limit."""
+        return self.channel.outbox_size + self.beside <= self._limit
 
     async def wait_room(self) -> None:
         """Wait until the outbox is below its limit, and let others run."""
         await anyio.lowlevel.checkpoint()
-        while self.channel.outbox_size > self._limit:
+        while self.channel.outbox_size + self.beside > self._limit:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)
             future: Future[Any] = self.tasks.future()
             self._room.append(future)
             await future
         self.is_crowded = False
+
+    def body_left(self, size: int) -> None:
+        """The transport has taken ``size`` bytes of a body, or nobody wants them any more."""
+        self.beside -= size
+        if size and self.has_room and not self.channel.outbox_size:
+            self._tell_room()
+
+    def _tell_room(self) -> None:
+        if self._room:
+            self._give_room()
+        if self.on_room is not None:
+            self.on_room()
+        if self.on_room_once is not None:
+            once, self.on_room_once = self.on_room_once, None
+            self.tasks.call_soon(once)
 
     def _give_room(self) -> None:
         waiting, self._room = self._room, []

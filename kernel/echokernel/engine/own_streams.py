@@ -85,14 +85,14 @@ class OwnStreams:
             with anyio.fail_after(max(0.0, ends - self.tasks.now()) if ends else None):
                 stream = await self._open_stream(opening, True, ends)
                 frames = await stream.receive()
-                while not frames[-1].kind:
+                while not frames[-1].kind and len(frames) < 2:  # a second answer is one too many
                     frames += await stream.receive()
         except TimeoutError:
             if stream is not None:
                 stream.close(Code.DEADLINE_EXCEEDED)
             raise RequestTimeout(f"{method}: no answer within its deadline; the peer was told to stop") from None
         except ConnectionClosed as error:
-            if stream is None or isinstance(error, StreamClosed) or idempotent:
+            if stream is None or isinstance(error, StreamClosed) or self._calls.never_ran(stream.id, idempotent):
                 raise
             raise OutcomeUnknown(method, error) from error
         finally:
@@ -100,7 +100,7 @@ class OwnStreams:
                 stream.close(Code.CANCELLED)
         if frames[-1].kind == _ERROR:
             return _ERROR, frames[-1].payload
-        if len(frames) != 2:
+        if len(frames) != 2 or not frames[-1].kind:
             raise InvalidArgument(f"{method} takes or answers with many values: use request_stream")
         return frames[0].flags & SLOT_MASK, frames[0].payload
 
@@ -116,8 +116,11 @@ class OwnStreams:
     ) -> StreamingCall:
         """Return a streaming request that is still to be opened; see :meth:`Session.request_stream`."""
         opening = Opening(method, self._codecs.head(method), self._codecs.encode(value), metadata)
-        left, _ = self._calls.remaining(method, timeout or 0)
-        return StreamingCall(self, opening, items, sends, left or None, returns)
+        return StreamingCall(self, opening, items, sends, timeout or 0, returns)
+
+    def remaining(self, method: str, timeout: float) -> float:
+        """Return the seconds that a call which is opened now has, 0 for no end. Raises RequestTimeout."""
+        return self._calls.remaining(method, timeout)[0]
 
     async def open_stream(self, opening: Opening, *, ends: bool, timeout: float) -> CallStream:
         """Open a call, through the middleware of this end. Raises InvalidArgument, ConnectionClosed."""
@@ -136,14 +139,15 @@ class OwnStreams:
 
         header = Header(MessageType.REQUEST, 0, opening.method, opening.head[-1])
         try:
-            await self._calls.outgoing(innermost)(Frame(header, opening.payload, dict(opening.metadata or {})))
-        except BaseException:
+            response = await self._calls.outgoing(innermost)(
+                Frame(header, opening.payload, dict(opening.metadata or {}))
+            )
+            if response is None or not opened:
+                raise PermissionDenied(f"{opening.method} was intercepted")
+            return opened.pop()
+        finally:  # what failed, and what middleware opened more than once
             for stream in opened:
                 stream.close(Code.CANCELLED)
-            raise
-        if not opened:
-            raise PermissionDenied(f"{opening.method} was intercepted")
-        return opened[0]
 
     async def _enter(self, method: str, until: float) -> None:
         if self._calls.stopped is not None:

@@ -21,7 +21,6 @@ from echokernel.errors import (
     ProtocolError,
     RequestCancelled,
     StreamReset,
-    StreamStopped,
 )
 from echokernel.introspection import KERNEL_METHODS
 from echokernel.middleware import compose
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from echokernel.transport import RecvStream, SendStream
 
 REQUEST_SECONDS = 30.0  # for the request itself, which may have a body of several MiB
+MIN_ARRIVING = 64  # streams that may say nothing yet, where fewer requests than that are served
 CHUNK = 65_536  # bytes written at a time: a long answer never holds more than the transport's watermark twice
 
 logger = logging.getLogger("echokernel.handlers")
@@ -67,15 +67,24 @@ class ServedCalls:
         self.tasks = tasks
         self.channel = link.channel
         self.onion: Next | None = compose(middleware, session, self._innermost) if middleware else None
+        self.arriving = 0
+        """Streams of the peer whose call has not arrived yet."""
+        self.begun = 0
+        """Those of them that have said what they are."""
         self.last_id = 0
         """The highest id that was run."""
         self._running: dict[int, ServedCall] = {}
 
     def __len__(self) -> int:
-        return len(self._running)
+        """Calls that run, or are on their way."""
+        return len(self._running) + self.begun
 
     def take(self, send: SendStream, recv: RecvStream) -> None:
         """Serve a stream that the peer opened in both directions."""
+        if self.arriving >= max(MIN_ARRIVING, self.session.limits.max_requests):  # each costs a task
+            refuse_stream(recv, send, Code.RESOURCE_EXHAUSTED)
+            return
+        self.arriving += 1
         ServedCall(self, send, recv).start()
 
     def enter(self, call: ServedCall, request_id: int) -> None:
@@ -116,7 +125,20 @@ class ServedCalls:
 class ServedCall:
     """One call: reads its items, runs its handler, writes its answers. An Exchange for streaming handlers."""
 
-    __slots__ = ("_code", "_head", "_owner", "_reader", "_ready", "_recv", "_send", "_timer", "request_id", "task")
+    __slots__ = (
+        "_code",
+        "_has_begun",
+        "_head",
+        "_is_unwanted",
+        "_owner",
+        "_reader",
+        "_ready",
+        "_recv",
+        "_send",
+        "_timer",
+        "request_id",
+        "task",
+    )
 
     def __init__(self, owner: ServedCalls, send: SendStream, recv: RecvStream) -> None:
         limits = owner.session.limits
@@ -129,6 +151,8 @@ class ServedCall:
         self._ready: deque[CallFrame] = deque()
         self._head = _HEADS[0]
         self._code = int(Code.CANCELLED)
+        self._has_begun = False
+        self._is_unwanted = False
         self._timer: Timer | None = None
 
     # --- its life ----------------------------------------------------------------------------------------------
@@ -146,10 +170,14 @@ class ServedCall:
         session = self._owner.session
         frame: CallFrame | None = None
         try:
-            frame = await self._read_request()
-            timeout = take_timeout(frame.metadata, session.peer.timeout / 1000)
-            await session.connected()
-            self._owner.enter(self, frame.request_id)
+            try:
+                frame = await self._read_request()
+                timeout = take_timeout(frame.metadata, session.peer.timeout / 1000)
+                await session.connected()
+                self._owner.enter(self, frame.request_id)
+            finally:
+                self._owner.arriving -= 1
+                self._owner.begun -= self._has_begun
         except UnknownKind as error:
             refuse_stream(self._recv, self._send, error.code)
         except ProtocolViolation as violation:
@@ -158,6 +186,7 @@ class ServedCall:
         except (Overloaded, GoingAway) as error:
             assert frame is not None
             await self._fail(frame.request_id, ErrorInfo(error.code, error.message).encode())
+            self._stop_reading()
         except ConnectionClosed:
             self._send.reset(Code.CANCELLED)  # the caller gave up before its call was read
         except BaseException:  # it said nothing in time, or the session ends
@@ -179,6 +208,8 @@ class ServedCall:
         while (found := take_prelude(data)) is None:
             data += await self._more()
         prelude, data = found
+        self._has_begun = True
+        self._owner.begun += 1
         if prelude.kind is not StreamKind.CALL:
             raise ProtocolViolation(f"a {prelude.kind.name.lower()} stream where none may be")
         self._ready.extend(self._reader.receive(data))
@@ -214,10 +245,10 @@ class ServedCall:
             end = encode_call_frame(MessageType.RESPONSE, frame.request_id, _HEADS[_END], b"", max_frame=CHUNK)
             await self._write((b"" if answer is None else self._encode(answer)) + end)
             await self._send.finish()
-        except StreamStopped:
-            self._send.reset(Code.CANCELLED)  # the caller wants no more
         except ConnectionClosed as error:
-            if owner.session.closed is None:
+            if self._is_unwanted:
+                self._send.reset(Code.CANCELLED)
+            elif owner.session.closed is None:
                 await self._fail(frame.request_id, describe_failure(frame.method, error))
         except Exception as error:
             await self._fail(frame.request_id, describe_failure(frame.method, error, owner.session.shows_tracebacks))
@@ -225,8 +256,11 @@ class ServedCall:
             self._send.reset(self._code)
             raise
         finally:
-            if not self._reader.ended:
-                self._recv.stop(Code.CANCELLED)
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if not self._reader.ended:
+            self._recv.stop(Code.CANCELLED)
 
     async def handle(self, method: str, payload: bytes) -> bytes | None:
         """Run the handler; return its one answer, or None when it has sent its answers itself."""
@@ -246,13 +280,20 @@ class ServedCall:
 
     async def _fail(self, request_id: int, info: bytes) -> None:
         """Answer with an error. The caller may be far behind: what it did not read yet is still in front of it."""
+        peer = self._owner.session.peer
+        if len(info) > peer.max_message:
+            message = f"the error has {len(info):,} bytes; the caller takes {peer.max_message:,}"
+            info = ErrorInfo(Code.RESOURCE_EXHAUSTED, message).encode()
         try:
-            await self._send.write(
-                encode_call_frame(MessageType.RESPONSE, request_id, _HEADS[_ERROR], info, max_frame=CHUNK)
+            await self._write(
+                encode_call_frame(MessageType.RESPONSE, request_id, _HEADS[_ERROR], info, max_frame=peer.max_frame)
             )
             await self._send.finish()
         except ConnectionClosed:
             self._send.reset(Code.CANCELLED)
+        except BaseException:  # the caller reads nothing, and was given up
+            self._send.reset(self._code)
+            raise
 
     def stop(self, code: int) -> None:
         """Cancel the handler; the caller is told the code."""
@@ -261,6 +302,7 @@ class ServedCall:
         self._owner.tasks.call_soon(self._owner.tasks.stop, self.task)
 
     def _caller_gave_up(self) -> None:
+        self._is_unwanted = True
         self.stop(Code.CANCELLED)
 
     # --- the Exchange ------------------------------------------------------------------------------------------
@@ -296,8 +338,8 @@ class ServedCall:
             if self._reader.ended:
                 return None
             try:
-                data = await self._recv.read()
-                if not data:
+                data = b"" if self._reader.has_more else await self._recv.read()
+                if not data and not self._reader.has_more:
                     self._reader.end_of_stream()
                 self._ready.extend(self._reader.receive(data))
             except StreamReset as error:

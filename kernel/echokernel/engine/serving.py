@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections import deque
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from echokernel.engine.calls import TIMER_GRAIN
 from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.failures import describe_failure
 from echokernel.engine.metadata import take_timeout
-from echokernel.errors import ConnectionClosed, InvalidArgument, PermissionDenied
+from echokernel.errors import ConnectionClosed, MethodNotFound, PermissionDenied
 from echokernel.introspection import KERNEL_METHODS
 from echokernel.middleware import compose
 from echokernel_protocol.channel import Announced
@@ -49,13 +50,15 @@ __all__ = ["Serving"]
 class _EventQueue:
     """Events of one name that wait for their turn."""
 
-    __slots__ = ("busy", "items", "name", "runners")
+    __slots__ = ("busy", "context", "items", "name", "runners")
 
     def __init__(self, name: str, runners: tuple[Runner, ...]) -> None:
         self.name = name
         self.runners = runners
         self.items: deque[tuple[int, bytes | Announced, int, Mapping[str, str] | None]] = deque()
-        self.busy = False
+        self.busy = 0
+        """Tasks that handle them: one, or as many as there may be requests where they are concurrent."""
+        self.context = contextvars.copy_context()
 
 
 class Serving:
@@ -172,8 +175,12 @@ class Serving:
                 self._forget(request_id)
                 return
             except BaseException:
+                reason = self._reasons.get(request_id)
                 self._forget(request_id)
-                self._answer(request_id, method, flags, result)  # it has run; an answer is better than none
+                if reason is not None and len(result) > self._max_frame:
+                    self._answer(request_id, method, _ERROR, reason.encode())  # there is no room for its body
+                else:
+                    self._answer(request_id, method, flags, result)  # it has run; an answer is better than none
                 raise
         self._forget(request_id)
         if len(result) <= self._max_frame:
@@ -209,7 +216,7 @@ class Serving:
 
     def _stop(self, request_id: int, reason: ErrorInfo) -> None:
         entry = self._running.get(request_id)
-        if entry is not None:
+        if entry is not None and request_id not in self._reasons:  # once: each stop repeats itself until the task ends
             task = entry[0]
             self._reasons[request_id] = reason
             # not at once: asyncio would drop a task that has not begun, and with it the answer
@@ -250,7 +257,7 @@ class Serving:
             return None
         runners = self._rpcs.get(header.method) or KERNEL_METHODS.get(header.method)
         if runners is None:
-            raise InvalidArgument(f"middleware changed the method to {header.method!r}, which does not exist")
+            raise MethodNotFound(f"no method {header.method!r} here")  # it was removed, or middleware made it up
         payload = await runners[header.slot](self._session, frame.payload)
         return Frame(Header(MessageType.RESPONSE, header.request_id, "", header.flags & SLOT_MASK), payload)
 
@@ -297,22 +304,22 @@ class Serving:
         size: int,
         metadata: Mapping[str, str] | None,
     ) -> None:
+        queue.items.append((flags, payload, size, metadata))
         if method in self._concurrent:
+            if queue.busy < self._session.limits.max_requests:  # the others wait: small ones cost more as tasks
+                self._handle_next(queue)
+            return
+        if not queue.busy:
+            queue.busy = 1
             self._busy_events += 1
             inherited.deadline.set(None)  # that of the request before it is none of an event's business
-            self._tasks.start(self._handle_concurrently, queue, flags, payload, size, metadata, name=method)
-            return
-        queue.items.append((flags, payload, size, metadata))
-        if not queue.busy:
-            queue.busy = True
-            self._busy_events += 1
-            inherited.deadline.set(None)
             self._tasks.start(self._work, queue, name=method)
 
     def _open_queue(self, method: str) -> _EventQueue | None:
         runners = self._methods.events.get(method)
         if runners is None:
             return None
+        inherited.deadline.set(None)
         queue = self._queues[method] = _EventQueue(method, runners)
         return queue
 
@@ -323,6 +330,13 @@ class Serving:
             queue.runners = self._methods.events.get(name, ())
             if not queue.runners and not queue.busy:
                 del self._queues[name]
+
+    def _handle_next(self, queue: _EventQueue) -> None:
+        """Handle the next event of a concurrent name, in a task and a context of its own."""
+        queue.busy += 1
+        self._busy_events += 1
+        task = self._handle_concurrently, queue, *queue.items.popleft()
+        self._tasks.start(*task, name=queue.name, context=queue.context.copy())
 
     async def _handle_concurrently(
         self,
@@ -335,11 +349,14 @@ class Serving:
         try:
             await self._handle_event(queue, flags, payload, metadata)
         finally:
+            queue.busy -= 1
             self._busy_events -= 1
             if size == _FREE:
                 self._waiting_datagrams -= 1
             else:
                 self._taken(size, 1)
+            if queue.items:
+                self._handle_next(queue)
 
     async def _work(self, queue: _EventQueue) -> None:
         """Handle the events of one name until none waits."""
@@ -360,14 +377,17 @@ class Serving:
                     size = count = handled = 0
                     await anyio.lowlevel.checkpoint()
         finally:
-            queue.busy = False
-            self._busy_events -= 1
             self._taken(size, count)
+            if items:  # a handler ended in a cancellation that nobody here asked for; the others are not to blame
+                self._tasks.start(self._work, queue, name=queue.name, context=queue.context.copy())
+            else:
+                queue.busy = 0
+                self._busy_events -= 1
 
     async def _handle_event(
         self, queue: _EventQueue, flags: int, payload: bytes | Announced, metadata: Mapping[str, str] | None
     ) -> None:
-        if metadata or self._dressed:
+        if metadata or self._dressed or self._onion is not None:  # middleware may have put some in
             inherited.metadata.set(metadata)
             self._dressed = True  # the next event of this task may have none
         try:
@@ -394,6 +414,11 @@ class Serving:
                 self._link.wake()
             else:
                 self._link.keep_time()
+
+    def drop_events(self) -> None:
+        """The time for events that had arrived is over."""
+        for queue in self._queues.values():
+            queue.items.clear()
 
     def cancel_requests(self) -> None:
         """Nobody waits for the answers any more."""

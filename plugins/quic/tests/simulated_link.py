@@ -57,7 +57,10 @@ class Link:
     """One direction with a rate, a queue that drops what does not fit, a delay, and random loss; the way back is free.
 
     ``rate``: bytes/s. ``queue``: bytes that may wait. ``delay``: seconds one way, each way. ``loss``: probability.
+    ``jitter``: seconds on average that what comes back is late, exponentially distributed and in order.
     """
+
+    jitter = 0.0
 
     def __init__(
         self, clock: Clock, *, rate: float, delay: float, queue: float, loss: float = 0.0, seed: int = 1
@@ -68,6 +71,7 @@ class Link:
         self.dropped = 0
         self.waits: list[tuple[float, float]] = []
         """(when, seconds in the queue) of each packet that came through."""
+        self._back_at = 0.0
         self._waiting: deque[tuple[int, float, Callable[..., None], tuple[Any, ...]]] = deque()
 
     def send(self, size: int, arrive: Callable[..., None], *arguments: Any) -> None:
@@ -80,7 +84,9 @@ class Link:
             self.clock.at(self.clock.now + size / self.rate, self._served)
 
     def back(self, arrive: Callable[..., None], *arguments: Any) -> None:
-        self.clock.at(self.clock.now + self.delay, arrive, *arguments)
+        late = self.random.expovariate(1 / self.jitter) if self.jitter else 0.0
+        self._back_at = max(self._back_at, self.clock.now + self.delay + late)
+        self.clock.at(self._back_at, arrive, *arguments)
 
     def _served(self) -> None:
         size, since, arrive, arguments = self._waiting.popleft()

@@ -110,6 +110,14 @@ def test_bbr_holds_its_rate_on_shorter_longer_and_worse_paths(rtt: float, loss: 
     assert rate_with_loss("bbr", loss, rtt) > 0.9
 
 
+def test_bbr_holds_its_rate_when_acknowledgements_come_late_now_and_then() -> None:
+    link = one_link(rate=10, rtt=0.01, queue_time=0.1, loss=0.01)
+    link.jitter = 0.005
+    flow = Flow(link, "bbr")
+    settle(flow, until=14)
+    assert flow.rate(4, 14) > 0.8 * link.rate
+
+
 def test_two_whole_connections_show_the_same() -> None:
     rates = {}
     for algorithm in (CongestionControl.NewReno, CongestionControl.BBR):

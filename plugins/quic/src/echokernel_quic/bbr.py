@@ -41,6 +41,7 @@ ACK_PACKETS_LEAST, ACK_PACKETS_MOST = 3, 16  # room for acknowledgements that co
 LOSS_FACTOR = 0.5  # what losses leave of the bound; 0.7 took more than twice NewReno's share in short queues
 REGAIN_ROUNDS = 32  # the bound is back after so many rounds at the latest, where a packet a round would be too slow
 STARTUP_LOSSES, STARTUP_LOSS_SHARE = 6, 0.2  # packets and share of a round that end STARTUP: the rate was overrun
+RTT_SAMPLES = 5  # that losses are judged by: the quickest of one or two may be slow without any queue
 SETTLE_ROUNDS = 3  # after STARTUP, in which losses are still its own
 LEAST_RATE = 2  # packets per second
 
@@ -82,12 +83,14 @@ class Bbr(QuicCongestionControl):
         # rounds: one ends when a packet is acknowledged that was sent after the last one ended
         self._round = 0
         self._round_end = 0
-        self._round_began = 0
-        self._round_rtt = math.inf
-        self._lost = 0
-        self._lost_at_in_flight = 0
         self._rates: deque[tuple[int, float]] = deque()
         self._acks: deque[tuple[int, float]] = deque()
+        # since losses were judged
+        self._lost = 0
+        self._lost_at_in_flight = 0
+        self._judged = 0
+        self._quickest = math.inf
+        self._rtts = 0
         # STARTUP
         self._full = False
         self._full_rate = 0.0
@@ -125,7 +128,8 @@ class Bbr(QuicCongestionControl):
 
     def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
         self._rtt = max(rtt, 1e-6)
-        self._round_rtt = min(self._round_rtt, self._rtt)
+        self._quickest = min(self._quickest, self._rtt)
+        self._rtts += 1
         self._end_of_ack()
 
     def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
@@ -188,24 +192,30 @@ class Bbr(QuicCongestionControl):
         self._set_window(sample)
 
     def _end_of_round(self, sample: Sample, now: float) -> None:
-        delivered = self._meter.delivered - self._round_began
         self._round += 1
-        self._round_end = self._round_began = self._meter.delivered
-        lost, self._lost = self._lost, 0
-        round_rtt, self._round_rtt = self._round_rtt, math.inf
-        packets = lost + max(1, round(delivered / self._max_datagram_size))
-        if not self._full:
-            self._judge_startup(sample, lost, packets, round_rtt)
-        elif self._round <= self._full_round + SETTLE_ROUNDS:
-            pass  # what is lost now was sent by STARTUP, which has learnt it
-        elif self._judge.end_round(lost=lost, packets=packets, rtt=round_rtt, now=now):
-            self._lower_bound(now)
-        elif self.inflight_bound < math.inf:
+        self._round_end = self._meter.delivered
+        lowered = (not self._full or self._rtts >= RTT_SAMPLES) and self._judge_losses(sample, now)
+        if self.inflight_bound < math.inf and not lowered:
             self.inflight_bound += max(self._regain, self._max_datagram_size)
             if self.inflight_bound > self._window_for(WINDOW_GAIN):
                 self.inflight_bound = math.inf
 
-    def _judge_startup(self, sample: Sample, lost: int, packets: int, round_rtt: float) -> None:
+    def _judge_losses(self, sample: Sample, now: float) -> bool:
+        """Look at what was lost since the last time: in one round, or a few on a short path. Return whether it matters."""
+        lost, delivered, quickest = self._lost, self._meter.delivered - self._judged, self._quickest
+        self._lost, self._judged, self._quickest, self._rtts = 0, self._meter.delivered, math.inf, 0
+        packets = lost + max(1, round(delivered / self._max_datagram_size))
+        if not self._full:
+            self._judge_startup(sample, lost, packets, quickest)
+            return False
+        if self._round <= self._full_round + SETTLE_ROUNDS:
+            return False  # what is lost now was sent by STARTUP, which has learnt it
+        if not self._judge.end_round(lost=lost, packets=packets, rtt=quickest, now=now):
+            return False
+        self._lower_bound(now)
+        return True
+
+    def _judge_startup(self, sample: Sample, lost: int, packets: int, quickest: float) -> None:
         """STARTUP ends when the path is full: it delivers no more, and we are not short of data or have made a queue.
 
         When the program is what limits us, we wait with little more than it needs. Its next large message finds the
@@ -213,7 +223,7 @@ class Bbr(QuicCongestionControl):
         """
         if self.rate >= FULL_GROWTH * self._full_rate:
             self._full_rate, self._flat_rounds, self._limited_rounds = self.rate, 0, 0
-        elif sample.limited and round_rtt <= QUEUE_FACTOR * self.min_rtt + QUEUE_TIME:
+        elif sample.limited and quickest <= QUEUE_FACTOR * self.min_rtt + QUEUE_TIME:
             self._limited_rounds += 1
         else:
             self._flat_rounds, self._limited_rounds = self._flat_rounds + 1, 0
