@@ -80,6 +80,11 @@ def page_needs(page: Path) -> list[str]:
     return found[1].split() if found else []
 
 
+def needs_real_time(page: Path) -> bool:
+    """Whether something on a page goes on while the clock jumps: sockets, or threads (its first line says so)."""
+    return "quic" in page_needs(page) or page.read_text("utf-8").startswith("<!-- clock: real -->\n")
+
+
 def is_there(distribution: str) -> bool:
     return importlib.util.find_spec(f"echokernel_{distribution}") is not None or (
         importlib.util.find_spec(distribution) is not None
@@ -102,7 +107,7 @@ def test_the_examples_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType(f"docs_{page.stem.replace('-', '_')}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    loop_factory = asyncio.new_event_loop if "quic" in page_needs(page) else VirtualTimeLoop
+    loop_factory = asyncio.new_event_loop if needs_real_time(page) else VirtualTimeLoop
     wrong = []
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         for block in blocks(page, "python"):
