@@ -175,7 +175,8 @@ def matrix(arguments: list[str]) -> int:
         sys.exit(f"dev.py: no environment of tox.ini can run here\n{listed.stdout}{listed.stderr}")
     warnings = [f"WARNING: Python {minor} is not here, so nothing was tested with it" for minor in sorted(missing)]
     print(*warnings, sep="\n", flush=True)
-    code = call(PYTHON, "-m", "tox", "run", "-e", ",".join(chosen), *arguments, check=False, cwd=ROOT)
+    how = ["run-parallel", "--parallel", "2", "--parallel-no-spinner"]  # much of the suites is waiting
+    code = call(PYTHON, "-m", "tox", *how, "-e", ",".join(chosen), *arguments, check=False, cwd=ROOT)
     print(*warnings, sep="\n", flush=True)
     return code
 
