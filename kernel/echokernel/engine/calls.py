@@ -16,6 +16,7 @@ from echokernel.engine.link import YIELD_AFTER
 from echokernel.engine.metadata import encode_metadata
 from echokernel.engine.own_streams import OwnStreams
 from echokernel.engine.waiting_events import Ready
+from echokernel.engine.waiting_request import Placed, WaitingRequest
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -47,41 +48,11 @@ TIMER_GRAIN = 0.002  # seconds; a timer may fire that much early where the loop 
 _Pending = tuple[Any, str, float]
 """A request's future, its method, and its deadline where that is the default one, else 0."""
 
-_Placed = tuple[int, Any, int]
-"""A request that left: its id, the future of its answer, its bucket among the deadlines."""
-
 _BODY = int(Flags.BODY)
 _ERROR = int(Flags.ERROR)
 _METADATA = int(Flags.METADATA)
 
 __all__ = ["Calls"]
-
-
-class _Waiting:
-    """A request that the peer has no room for yet. Ten thousand may wait: one object each, and no more."""
-
-    __slots__ = ("body", "default", "ends", "head", "method", "payload", "placed", "size", "turn")
-
-    def __init__(
-        self,
-        method: str,
-        head: bytes,
-        payload: bytes,
-        body: bytes | None,
-        size: int,
-        ends: float,
-        default: bool,
-        turn: Future[None],
-    ) -> None:
-        self.method = method
-        self.head = head
-        self.payload = payload
-        self.body = body
-        self.size = size
-        self.ends = ends
-        self.default = default
-        self.turn = turn
-        self.placed: _Placed | None = None
 
 
 class Calls:
@@ -122,7 +93,7 @@ class Calls:
         """Requests without an answer, by id; the session sets the futures."""
         self._deadlines = Deadlines(tasks, self._expire)
         self._next_sweep: Timer | None = None
-        self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
+        self._waiting: OrderedDict[int, WaitingRequest] = OrderedDict()
         """In their order, and yet whoever gives up is out at once."""
         self._waited = 0
         self._wake_is_due = False
@@ -382,7 +353,7 @@ class Calls:
 
     def _put(
         self, method: str, head: bytes, payload: bytes, body: bytes | None, extra: int, ends: float, default: bool
-    ) -> _Placed:
+    ) -> Placed:
         """Put a request into the channel; return its id, the future of its answer, and its bucket among the deadlines."""
         request_id = self._channel.call(head, payload, extra)
         if body is not None:
@@ -408,9 +379,9 @@ class Calls:
         size: int,
         ends: float,
         default: bool,
-    ) -> _Placed:
+    ) -> Placed:
         """Wait until the peer takes one more request and those before it are put in; return what :meth:`_put` does."""
-        waiting = _Waiting(method, head, payload, body, size, ends, default, self.tasks.future())
+        waiting = WaitingRequest(method, head, payload, body, size, ends, default, self.tasks.future())
         self._waited = key = self._waited + 1
         self._waiting[key] = waiting
         if len(self._waiting) == 1:
