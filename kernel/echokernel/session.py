@@ -23,7 +23,7 @@ from echokernel.engine.backlog import Backlog
 from echokernel.engine.bodies import Bodies
 from echokernel.engine.broadcast import Broadcasts
 from echokernel.engine.calls import Calls
-from echokernel.engine.codecs import Codecs
+from echokernel.engine.codecs import Codecs, own_head
 from echokernel.engine.datagrams import Datagrams
 from echokernel.engine.early import Early, explain_close
 from echokernel.engine.flow_options import BUFFER_FRAMES, FlowOptions
@@ -373,7 +373,7 @@ class Session(Store):
         if self._early is not None:
             await self._early.over()
         entries = encode_metadata(name, metadata, options.entries())
-        head = self._codecs.head(name)[:-1] + (b"\x08" if entries else b"\x00")
+        head = own_head(self._codecs, name)[:-1] + (b"\x08" if entries else b"\x00")
         if self._calls.stopped is not None:
             raise self._calls.stopped.with_traceback(None)
         if options.delivery == "datagram" and not self.max_datagram:

@@ -432,3 +432,17 @@ async def test_a_stream_whose_end_does_not_match_is_cut() -> None:
         await settle()
     assert isinstance(errors[0], ProtocolError)
     assert "ended after 1 of 3 frames" in str(errors[0])
+
+
+@pytest.mark.parametrize("name", ["$ack", "$mine"])
+async def test_the_kernels_names_are_not_for_events_and_streams(name: str) -> None:
+    async with connected() as nodes:
+        for reliable in (True, False):
+            for _ in range(2):
+                with pytest.raises(InvalidArgument, match="begin with \\$ belong to the kernel"):
+                    await nodes.client.emit(name, 1, reliable=reliable)
+        with pytest.raises(InvalidArgument, match="begin with \\$ belong to the kernel"):
+            await nodes.client.create_stream(name)
+        assert (await nodes.client.describe()).methods == ()
+        with pytest.raises(InvalidArgument, match="begin with \\$ belong to the kernel"):
+            await nodes.client.emit("$describe")

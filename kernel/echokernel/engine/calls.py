@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from echokernel.engine.codecs import own_head
 from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.inherited import deadline as inherited_deadline
 from echokernel.engine.inherited import metadata as inherited_metadata
@@ -289,14 +290,14 @@ class Calls:
             head = codecs.heads[method]
             payload = codecs.encoders[value.__class__](value)
         except KeyError:
-            head = codecs.head(method)
+            head = own_head(codecs, method)
             payload = codecs.encode(value)
         if self.outgoing is None:
             await self.emit_payload(method, head, payload, metadata)
             return
 
         async def innermost(frame: Frame) -> None:
-            head = self._codecs.head(frame.header.method)
+            head = own_head(self._codecs, frame.header.method)
             await self.emit_payload(frame.header.method, head, frame.payload, frame.metadata)
 
         await self.outgoing(innermost)(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 REMEMBERED = 1024  # methods and types; a program that invents more of them pays each time instead of filling memory
 
-__all__ = ["Codecs"]
+__all__ = ["Codecs", "own_head"]
 
 
 class Codecs:
@@ -35,7 +35,10 @@ class Codecs:
         """By the wanted type and the answer's flags."""
 
     def head(self, method: str) -> bytes:
-        """Return a method's name and flags. Raises InvalidArgument for a name that cannot travel."""
+        """Return a method's name and flags; the kernel's own names are not remembered, so that each is looked at.
+
+        Raises InvalidArgument for a name that cannot travel.
+        """
         head = self.heads.get(method)
         if head is None:
             try:
@@ -44,7 +47,7 @@ class Codecs:
                 raise InvalidArgument(str(error)) from None
             slot = 0 if method.startswith("$") else self.slot  # the kernel's own methods need no serializer
             head = encode_method(method, slot << SLOT_SHIFT)
-            if len(self.heads) < REMEMBERED:
+            if len(self.heads) < REMEMBERED and not method.startswith("$"):
                 self.heads[method] = head
         return head
 
@@ -75,3 +78,11 @@ class Codecs:
 def _has_schema(kind: type) -> bool:
     """Whether the class itself says what its values look like."""
     return hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__")
+
+
+def own_head(codecs: Codecs, method: str) -> bytes:
+    """Return the head of an event or stream of a program's: the kernel's names are not for it. Raises InvalidArgument."""
+    head = codecs.head(method)
+    if method.startswith("$"):
+        raise InvalidArgument(f"{method!r}: names that begin with $ belong to the kernel")
+    return head

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from echokernel.engine.codecs import own_head
 from echokernel.engine.flow_table import Fate
 from echokernel.errors import ConnectionClosed, InvalidArgument
 from echokernel_protocol.errors import ProtocolViolation
@@ -75,7 +76,7 @@ class Datagrams:
     def encode(self, event: str, value: Any) -> bytes:
         """Return the datagram of an event. Raises SerializationError, InvalidArgument for a bad name."""
         payload = self._codecs.encode(value)
-        return encode_frame(_EVENT, 0, self._codecs.head(event), payload)[4:]  # no length before it
+        return encode_frame(_EVENT, 0, own_head(self._codecs, event), payload)[4:]  # no length before it
 
     async def emit(self, event: str, value: Any, fallback: bool, metadata: Mapping[str, str] | None) -> None:
         """Send an event as a datagram, through the middleware of this end; see :meth:`Session.emit`."""
@@ -88,13 +89,13 @@ class Datagrams:
         async def innermost(frame: Frame) -> None:
             await self._emit_payload(frame.header.method, frame.payload, fallback, frame.metadata)
 
-        header = Header(MessageType.EVENT, 0, event, self._codecs.head(event)[-1])
+        header = Header(MessageType.EVENT, 0, event, own_head(self._codecs, event)[-1])
         await outgoing(innermost)(Frame(header, payload, dict(metadata or {})))
 
     async def _emit_payload(
         self, event: str, payload: bytes, fallback: bool, metadata: Mapping[str, str] | None
     ) -> None:
-        head = self._codecs.head(event)
+        head = own_head(self._codecs, event)
         data = encode_frame(_EVENT, 0, head, payload)[4:]
         fits = self._connection.max_datagram
         if len(data) <= fits and not (metadata and fallback):
