@@ -3,8 +3,8 @@
 
     python3 dev.py python tests/benchmarks/misbehaving.py
 
-Loopback QUIC; the server, the nineteen and the bad one are a process each. Each client asks about ten times a second. Before and
-after every kind of misbehaviour the nineteen are measured alone, because the speed of a shared machine drifts.
+Loopback QUIC; the server, the nineteen and the bad one are a process each. Each client asks about ten times a second. Before
+and after every kind of misbehaviour the nineteen are measured alone, because the speed of a shared machine drifts.
 
 Budget: no request lost, p99 at most 3x that of the nineteen alone, and at most 20 ms under 20,000 junk packets a second. With
 fewer cores than the three processes need, the bad one's own computing is part of what is measured: the last row says what a
