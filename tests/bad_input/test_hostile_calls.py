@@ -191,6 +191,21 @@ async def test_bodies_that_the_peer_does_not_read_hold_its_answers_back() -> Non
         assert await nodes.client.request("double", 1) == 2
 
 
+async def test_a_thousand_requests_in_one_read_do_not_go_before_those_of_others() -> None:
+    order: list[str] = []
+
+    @rpc
+    async def mark(who: str) -> None:
+        order.append(who)
+
+    async with connected(mark) as nodes, raw_peer(dialer(nodes)) as bad:
+        bad.write(b"".join(frame(REQUEST, bad.take_id(), "mark", SLOT, b'"many"') for _ in range(1_000)))
+        await nodes.client.request("mark", "one")
+        await anyio.sleep(1)
+        assert len(order) == 1_001
+        assert order.index("one") < 800
+
+
 # --- every exit answers ---------------------------------------------------------------------------------------------
 
 
