@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from echokernel.handlers import EventHandler, RpcHandler, StreamHandler, event, rpc, stream
     from echokernel.hookspecs import hookimpl
     from echokernel.limits import Limits
-    from echokernel.metadata import current_metadata, time_left
+    from echokernel.metadata import current_metadata, current_trailers, time_left
     from echokernel.middleware import Middleware
     from echokernel.reconnect import ReconnectPolicy
     from echokernel.registry import Registry
@@ -127,6 +127,7 @@ __all__ = [
     "TransportError",
     "Unauthenticated",
     "current_metadata",
+    "current_trailers",
     "event",
     "hookimpl",
     "rpc",
@@ -149,7 +150,7 @@ _MODULES = {
     "echokernel.handlers": "EventHandler RpcHandler StreamHandler event rpc stream",
     "echokernel.hookspecs": "hookimpl",
     "echokernel.limits": "Limits",
-    "echokernel.metadata": "current_metadata time_left",
+    "echokernel.metadata": "current_metadata current_trailers time_left",
     "echokernel.middleware": "Middleware",
     "echokernel.reconnect": "ReconnectPolicy",
     "echokernel.registry": "Registry",

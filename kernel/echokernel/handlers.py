@@ -119,6 +119,13 @@ class FunctionHandler(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
 
+    def __get__(self, instance: object, owner: type | None = None) -> FunctionHandler[Any, Any]:
+        """A method that was decorated: on an instance, a handler that is bound to it."""
+        if instance is None:
+            return self
+        bound = types.MethodType(self.function, instance)
+        return FunctionHandler(bound, self.kind, self.name, inline=self.inline, concurrent=self.concurrent)
+
     def __repr__(self) -> str:
         return f"<{self.kind} handler {self.name!r}: {self._where}>"
 
@@ -162,6 +169,10 @@ class FunctionHandler(Generic[P, R]):
         except Exception as error:
             raise InvalidArgument(f"{self._where}: an annotation cannot be resolved: {error}") from error
         names = list(inspect.signature(self.function).parameters)
+        if names[:1] == ["self"] and "self" not in hints:
+            raise InvalidArgument(
+                f"{self._where}: a method; add it from an instance of its class, as in add_{self.kind}(thing.{self.name})"
+            )
         takes_session = bool(names) and (
             hints.get(names[0]) is Session or (names[0] == "session" and names[0] not in hints)
         )

@@ -8,8 +8,9 @@ from types import MappingProxyType
 import anyio
 
 from echokernel.engine import inherited
+from echokernel.errors import InvalidArgument
 
-__all__ = ["current_metadata", "time_left"]
+__all__ = ["current_metadata", "current_trailers", "time_left"]
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -22,6 +23,17 @@ def current_metadata() -> Mapping[str, str]:
     """
     found = inherited.metadata.get()
     return _NONE if found is None else MappingProxyType(dict(found))
+
+
+def current_trailers() -> dict[str, str]:
+    """Return the texts that will travel with the end of the answer: put into it what is known only then.
+
+    For handlers of streaming requests; the caller reads :attr:`StreamingCall.trailers`. Raises InvalidArgument elsewhere.
+    """
+    found = inherited.trailers.get()
+    if found is None:
+        raise InvalidArgument("trailers belong to the answer of a streaming request; none is being handled here")
+    return found
 
 
 def time_left() -> float | None:

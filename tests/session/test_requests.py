@@ -563,3 +563,37 @@ async def test_the_body_of_async_with_keeps_its_own_exception() -> None:
             raise ZeroDivisionError
     async with connected(add) as nodes:
         pass
+
+
+async def test_a_method_of_an_instance_is_a_handler() -> None:
+    class Counter:
+        def __init__(self) -> None:
+            self.value = 0
+
+        @rpc
+        async def bump(self, by: int) -> int:
+            self.value += by
+            return self.value
+
+        @rpc("who")
+        async def name(self, session: Session) -> bool:
+            return session.closed is None
+
+    counter = Counter()
+    assert await counter.bump(1) == 1
+    async with connected(counter.bump, counter.name) as nodes:
+        assert await nodes.client.request("bump", 2) == 3
+        assert await nodes.client.request("who") is True
+        nodes.server.remove_rpc("bump")
+        with pytest.raises(InvalidArgument, match=r"a method; add it from an instance of its class, as in add_rpc\("):
+            nodes.server.add_rpc(Counter.bump)
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+async def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    async with connected(double) as nodes:
+        for isolated in (False, True):
+            with pytest.raises(InvalidArgument, match="wanted 0"):
+                await nodes.client.request("double", 1, timeout=timeout, isolated=isolated)
+        with pytest.raises(InvalidArgument, match="wanted 0"):
+            nodes.client.request_stream("double", 1, timeout=timeout)

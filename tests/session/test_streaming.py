@@ -24,6 +24,7 @@ from echokernel import (
     RequestTimeout,
     Session,
     StreamStopped,
+    current_trailers,
     rpc,
     time_left,
 )
@@ -115,6 +116,31 @@ async def test_a_handler_class_streams() -> None:
     server = EchoServer.builder().add_rpc(Letters())  # type: ignore[arg-type]
     async with connected(server=server) as nodes:
         assert [letter async for letter in nodes.client.request_stream("letters")] == ["a", "b"]
+
+
+async def test_a_handler_may_say_something_with_its_end() -> None:
+    @rpc
+    async def rows(limit: int) -> AsyncIterator[int]:
+        for number in range(limit):
+            yield number
+        current_trailers()["rows"] = str(limit)
+
+    @rpc
+    async def wrong() -> AsyncIterator[int]:
+        current_trailers()["$mine"] = "x"
+        yield 1
+
+    async with connected(rows, wrong, double) as nodes:
+        async with nodes.client.request_stream("rows", 2) as call:
+            assert call.trailers == {}
+            assert [number async for number in call] == [0, 1]
+            assert call.trailers == {"rows": "2"}
+        call = nodes.client.request_stream("wrong")
+        assert await anext(call) == 1
+        with pytest.raises(InvalidArgument, match="kernel's"):
+            await anext(call)
+    with pytest.raises(InvalidArgument, match="none is being handled here"):
+        current_trailers()
 
 
 async def test_values_longer_than_a_frame_go_both_ways() -> None:

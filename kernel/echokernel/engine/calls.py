@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from echokernel.engine.codecs import own_head
-from echokernel.engine.deadlines import Deadlines
+from echokernel.engine.deadlines import Deadlines, check_timeout
 from echokernel.engine.inherited import deadline as inherited_deadline
 from echokernel.engine.inherited import metadata as inherited_metadata
 from echokernel.engine.link import YIELD_AFTER
@@ -140,6 +140,8 @@ class Calls:
         default = timeout is None
         if timeout is None:
             timeout = self._default_timeout
+        else:
+            check_timeout(method, timeout)
         outer = inherited_deadline.get()
         if outer is not None:
             left = outer - self.tasks.now()

@@ -6,12 +6,20 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
+from echokernel.errors import InvalidArgument
+
 if TYPE_CHECKING:
     from echokernel.tasks import TaskScope, Timer
 
 GRAIN = 0.02  # seconds; a deadline fires at most this much late, and an idle session holds no timer
 
-__all__ = ["Deadlines"]
+__all__ = ["Deadlines", "check_timeout"]
+
+
+def check_timeout(method: str, timeout: float | None) -> None:
+    """Raise InvalidArgument for what is no time to wait, in seconds."""
+    if timeout is not None and not timeout >= 0:
+        raise InvalidArgument(f"{method}: a timeout of {timeout} s; wanted 0 (no deadline) or more")
 
 
 class Deadlines:

@@ -12,7 +12,7 @@ from echokernel_protocol.maps import encode_map
 PASSED_ON = ("traceparent", "tracestate", "baggage")
 """Keys that nested messages inherit: W3C Trace Context and W3C Baggage. Everything else ends with its message."""
 
-__all__ = ["PASSED_ON", "encode_metadata", "passed_on", "take_timeout"]
+__all__ = ["PASSED_ON", "encode_metadata", "encode_trailers", "passed_on", "take_timeout"]
 
 
 def passed_on() -> dict[str, str]:
@@ -28,15 +28,28 @@ def encode_metadata(method: str, own: Mapping[str, str] | None, kernel: Mapping[
     and for more than 64 entries or 8 KiB.
     """
     entries = passed_on()
-    for key, value in (own or {}).items():
+    entries.update(_checked(method, own or {}))
+    entries.update(kernel)
+    return _encoded(method, entries)
+
+
+def encode_trailers(method: str, own: Mapping[str, str]) -> bytes:
+    """Return the Map that ends an answer. Raises InvalidArgument as :func:`encode_metadata` does."""
+    return _encoded(method, _checked(method, own))
+
+
+def _checked(method: str, own: Mapping[str, str]) -> dict[str, str]:
+    for key, value in own.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidArgument(f"{method}: metadata is text by text; this has {key!r}: {type(value).__name__}")
         if key.startswith("$") or not key:
             raise InvalidArgument(
                 f"{method}: metadata key {key!r}: wanted a name; those that begin with $ are the kernel's"
             )
-        entries[key] = value
-    entries.update(kernel)
+    return dict(own)
+
+
+def _encoded(method: str, entries: Mapping[str, str]) -> bytes:
     if not entries:
         return b""
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from echokernel.engine.call_stream import CallStream, Gate, Opening
+from echokernel.engine.deadlines import check_timeout
 from echokernel.engine.metadata import encode_metadata
 from echokernel.errors import (
     ConnectionClosed,
@@ -115,6 +116,7 @@ class OwnStreams:
         metadata: Mapping[str, str] | None,
     ) -> StreamingCall:
         """Return a streaming request that is still to be opened; see :meth:`Session.request_stream`."""
+        check_timeout(method, timeout)
         opening = Opening(method, self._codecs.head(method), self._codecs.encode(value), metadata)
         return StreamingCall(self, opening, items, sends, timeout or 0, returns)
 

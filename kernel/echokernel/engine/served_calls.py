@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from echokernel.engine import inherited
 from echokernel.engine.failures import describe_failure
-from echokernel.engine.metadata import take_timeout
+from echokernel.engine.metadata import encode_trailers, take_timeout
 from echokernel.engine.preludes import PRELUDE_SECONDS, refuse_stream
 from echokernel.errors import (
     ConnectionClosed,
@@ -235,6 +235,8 @@ class ServedCall:
         deadline = tasks.now() + timeout if timeout else None
         inherited.deadline.set(deadline)
         inherited.metadata.set(frame.metadata or None)
+        trailers: dict[str, str] = {}
+        inherited.trailers.set(trailers)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if deadline is None else tasks.call_at(deadline, self.stop, Code.DEADLINE_EXCEEDED)
@@ -247,7 +249,14 @@ class ServedCall:
                 if response is None:
                     raise PermissionDenied(f"{frame.method}: the response was intercepted")
                 answer = None if response.header.flags & _END else response.payload
-            end = encode_call_frame(MessageType.RESPONSE, frame.request_id, _HEADS[_END], b"", max_frame=CHUNK)
+            end = encode_call_frame(
+                MessageType.RESPONSE,
+                frame.request_id,
+                _HEADS[_END],
+                b"",
+                metadata=encode_trailers(frame.method, trailers) if trailers else b"",
+                max_frame=CHUNK,
+            )
             await self._write((b"" if answer is None else self._encode(answer)) + end)
             await self._send.finish()
         except ConnectionClosed as error:
