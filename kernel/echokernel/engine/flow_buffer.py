@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from echokernel.tasks import Future, Task
     from echokernel.transport import SendStream
 
+ROUNDING = 1e-6  # seconds; a sum of times that is off by its last bit must not wait for a moment that has passed
+
 __all__ = ["BufferedSender"]
 
 
@@ -157,7 +159,7 @@ class BufferedSender(StreamSender):
     def _drop_stale(self) -> None:
         max_age = self._options.max_age
         if max_age is not None:
-            oldest = self._session._tasks.now() - max_age
+            oldest = self._session._tasks.now() - max_age + ROUNDING
             while self._waiting and self._waiting[0][0] <= oldest:
                 self._pop()
                 self._dropped_old += 1
