@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("echokernel_quic")
 pytest.importorskip("echokernel_msgpack")
 

@@ -29,7 +29,7 @@ from echokernel.tasks import TaskScope, open_tasks
 
 pytest.importorskip("echokernel_quic")
 pytest.importorskip("echokernel_msgpack")
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 EVERY: list[dict[str, Any]] = [
     {},
     {"on_full": "drop_oldest"},

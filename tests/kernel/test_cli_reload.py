@@ -29,6 +29,8 @@ import anyio
 from echokernel import rpc
 import my_helper
 
+pytestmark = pytest.mark.slow
+
 @rpc
 async def value() -> int:
     return my_helper.VALUE

@@ -15,6 +15,8 @@ from echokernel_quic.identity import self_signed_identity
 from echokernel_quic.pacing import CoarsePacer, RatePacer
 from echokernel_quic.trust import TrustPolicy
 
+pytestmark = pytest.mark.slow
+
 CLASSES = {
     CongestionControl.Cubic: (CubicCongestionControl, CoarsePacer),
     CongestionControl.NewReno: (RenoCongestionControl, CoarsePacer),
