@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echokernel_quic.credit import STEP, STRANGER_WINDOW, STREAM_WINDOW_MAX, TOTAL_WINDOWS, Credit, StreamCredit
+from echokernel_quic.credit import (
+    STEP,
+    STRANGER_WINDOW,
+    STREAM_WINDOW,
+    STREAM_WINDOW_MAX,
+    TOTAL_WINDOWS,
+    Credit,
+    StreamCredit,
+)
 
 
 def test_limits_never_shrink_and_always_leave_an_established_peer_credit() -> None:
@@ -58,3 +67,21 @@ def test_windows_stop_growing_at_the_total() -> None:
             credit.consume(stream, size, stream.limit, open_ended=True)
     assert sum(stream.window for stream in streams) <= TOTAL_WINDOWS
     assert max(stream.window for stream in streams) == STREAM_WINDOW_MAX
+
+
+@pytest.mark.parametrize(("round_trip", "window"), [(0.001, STREAM_WINDOW), (0.040, STREAM_WINDOW_MAX)])
+def test_a_window_grows_where_the_round_trip_holds_a_quick_reader_up(round_trip: float, window: int) -> None:
+    """Every 10 ms half a window arrives and is read at once: that fills one on a short way, and not on a long one."""
+    credit = Credit()
+    credit.establish()
+    stream = StreamCredit()
+    credit.add(stream)
+    now = 100.0
+    for _ in range(20):
+        now += 0.010
+        size = stream.window // 2
+        received = stream.consumed + size
+        assert received <= stream.limit
+        credit.consume(stream, size, received, open_ended=True, now=now, round_trip=round_trip)
+    assert stream.window == window
+

@@ -287,7 +287,7 @@ class QuicConnection(Connection):
 
     def consumed(self, stream: QuicStream, size: int, *, at_end: bool, more: bool = True) -> None:
         """The program read ``size`` bytes; ``at_end``: they were the last ones."""
-        due = size > 0 and self.engine.consume(stream, size, more=more)
+        due = size > 0 and self.engine.consume(stream, size, more=more, now=self.tasks.now())
         if at_end:
             due = self.engine.end_receiving(stream) or due
         if due and self.error is None:

@@ -17,13 +17,15 @@ __all__ = ["Credit", "StreamCredit"]
 class StreamCredit:
     """One receiving stream's share. ``limit`` is the offset up to which the peer may send; it never shrinks."""
 
-    __slots__ = ("consumed", "ended", "largest_window", "limit", "window")
+    __slots__ = ("consumed", "ended", "largest_window", "limit", "raised_at", "window")
 
     def __init__(self) -> None:
         self.window = STREAM_WINDOW
         self.largest_window = STREAM_WINDOW_MAX
         self.limit = STREAM_WINDOW
         self.consumed = 0
+        self.raised_at: float | None = None
+        """When the limit was raised last, in seconds of the caller's clock."""
         self.ended = False
 
 
@@ -58,10 +60,20 @@ class Credit:
             self.consumed += received - stream.consumed
             stream.consumed = received
 
-    def consume(self, stream: StreamCredit, size: int, received: int, *, open_ended: bool) -> bool:
+    def consume(
+        self,
+        stream: StreamCredit,
+        size: int,
+        received: int,
+        *,
+        open_ended: bool,
+        now: float = 0.0,
+        round_trip: float = 0.0,
+    ) -> bool:
         """``size`` bytes were read, of ``received`` so far. Return whether the stream's limit was raised.
 
-        ``open_ended``: the peer has not announced the end of this stream, so that more credit is of use.
+        ``open_ended``: the peer has not announced the end of this stream, so that more credit is of use. ``now`` and
+        ``round_trip``, in seconds: half a window that is used up within two round trips is a window that holds the peer up.
         """
         if stream.ended:
             return False
@@ -72,9 +84,11 @@ class Credit:
         raised = stream.consumed + stream.window
         if raised - stream.limit < stream.window // 2:
             return False
+        quick = stream.raised_at is not None and now - stream.raised_at < 2 * round_trip
+        stream.raised_at = now
         if (
             self._established
-            and stream.limit - received <= stream.window // 4
+            and (quick or stream.limit - received <= stream.window // 4)
             and received - stream.consumed <= stream.window // 2
         ):
             self._grow(stream)  # the peer used the window up while the reader kept up: the window was too small

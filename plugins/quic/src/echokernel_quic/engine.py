@@ -247,14 +247,16 @@ class Engine(PacketWriter):
             self._raise_connection_limit()  # its window must not come out of the others'
         return entry
 
-    def consume(self, stream: QuicStream, size: int, *, more: bool = True) -> bool:
+    def consume(self, stream: QuicStream, size: int, *, more: bool = True, now: float = 0.0) -> bool:
         """The program took ``size`` bytes. Return whether there is now credit to announce."""
         entry = self.incoming.get(id_of(stream))
         if entry is None:
             return False
         receiver = stream.receiver
         open_ended = more and receiver._final_size is None
-        raised = self.credit.consume(entry, size, receiver.highest_offset, open_ended=open_ended)
+        raised = self.credit.consume(
+            entry, size, receiver.highest_offset, open_ended=open_ended, now=now, round_trip=self.rtt
+        )
         if raised:
             stream.max_stream_data_local = entry.limit
         return self._raise_connection_limit() or raised
