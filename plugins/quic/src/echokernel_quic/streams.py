@@ -49,7 +49,6 @@ class QuicSendStream(SendStream):
         self._queue(data)
 
     def write_nowait(self, data: bytes) -> None:
-        self._check()
         self._queue(data)
 
     @property
