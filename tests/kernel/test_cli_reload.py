@@ -24,12 +24,12 @@ from echokernel.cli._watching import FileWatch, config_files, forget_bytecode, m
 pytest.importorskip("echokernel_quic", reason="a node needs a transport")
 pytest.importorskip("echokernel_msgpack", reason="a node needs a serializer")
 
+pytestmark = pytest.mark.slow
+
 HANDLERS = """
 import anyio
 from echokernel import rpc
 import my_helper
-
-pytestmark = pytest.mark.slow
 
 @rpc
 async def value() -> int:
