@@ -124,8 +124,14 @@ class TransportError(EchoError):
     default_retryable = True
 
 
+_UNWANTED = (Code.PERMISSION_DENIED, Code.UNAUTHENTICATED, Code.INCOMPATIBLE)
+
+
 class ConnectionClosed(TransportError):
-    """The connection is over. ``code`` and ``reason`` are those of the close; ``by_peer`` says who ended it."""
+    """The connection is over. ``code`` and ``reason`` are those of the close; ``by_peer`` says who ended it.
+
+    Trying again can help, unless the peer said with its code that it does not want us.
+    """
 
     default_code = Code.UNAVAILABLE
 
@@ -136,8 +142,10 @@ class ConnectionClosed(TransportError):
         code: int = Code.UNAVAILABLE,
         reason: str = "",
         by_peer: bool = False,
-        retryable: bool = True,
+        retryable: bool | None = None,
     ) -> None:
+        if retryable is None:
+            retryable = not (by_peer and code in _UNWANTED)
         if not message:
             who = "the peer" if by_peer else "this side"
             message = f"connection closed by {who} ({code_name(code)})" + (f": {reason}" if reason else "")

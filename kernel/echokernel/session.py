@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 SessionId = NewType("SessionId", int)
 CLOSE_SECONDS = 2.0
 LINGER_SECONDS = 2.0
+MAX_REASON = 1_024  # characters of a refusal: a Map has 8 KiB
 MAX_PINGS = 32  # half of what the peer lets wait
 READ_AT_ONCE = 8_192  # bytes of a channel in one turn of the loop: 160 small requests, 2 to 4 ms that others wait
 MAX_HELD = 8_192  # frames of streams, and cancellations, until on_connect returns: what no credit bounds
@@ -584,11 +585,19 @@ class Session(Store):
             future = self._pings.get(number)
             if future is not None and not future.done():
                 future.set_result(time.perf_counter())
-        if channel.goaway is not None:
-            reason = f": {channel.goaway.reason}" if channel.goaway.reason else ""
+        goaway = channel.goaway
+        if goaway is not None:
+            code = goaway.code or Code.GOING_AWAY
+            reason = f": {goaway.reason}" if goaway.reason else ""
             self._calls.go_away(
-                channel.goaway.last,
-                ConnectionClosed(f"the peer goes away{reason}; this was never run", code=Code.GOING_AWAY, by_peer=True),
+                goaway.last,
+                ConnectionClosed(
+                    f"the peer goes away{reason}; this was never run",
+                    code=code,
+                    reason=goaway.reason,
+                    by_peer=True,
+                    retryable=code == Code.GOING_AWAY,
+                ),
             )
 
     async def connected(self) -> None:
@@ -628,6 +637,9 @@ class Session(Store):
                 who = "the middleware around the session" if self._held is None else "on_connect"
                 code, reason = int(Code.INTERNAL), f"{who} failed"
                 logger.error("%s failed, the session is closed: %s", who, type(error).__name__, exc_info=error)
+            if self._held is not None:  # then nothing of the peer's was run, and it may know
+                self._channel.go_away(GoAway(last=0, code=code, reason=reason[:MAX_REASON]))
+                self._link.flush()
             self._tasks.start(self._connection.close, code, reason)
 
     async def _live(self) -> None:

@@ -18,6 +18,7 @@ from echokernel import (
     InvalidArgument,
     Limits,
     Middleware,
+    OutcomeUnknown,
     PeerIdentity,
     PermissionDenied,
     ProtocolError,
@@ -31,6 +32,7 @@ from echokernel import (
 )
 from echokernel.middleware import Next
 from echokernel.testing import JsonSerializer, MemoryTransport, connected
+from echokernel_protocol.codes import Code
 
 pytestmark = pytest.mark.anyio
 
@@ -203,6 +205,18 @@ async def test_an_exception_in_on_connect_closes_the_session() -> None:
     async with connected(double, server=EchoServer.builder().on_connect(refuse)) as nodes:
         with pytest.raises(ConnectionClosed, match="on_connect failed"):
             await nodes.client.request("double", 1)
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+async def test_a_peer_that_on_connect_refuses_learns_why_and_that_nothing_ran(isolated: bool) -> None:
+    def refuse(session: Session) -> None:
+        raise PermissionDenied("not today")
+
+    async with connected(double, server=EchoServer.builder().on_connect(refuse)) as nodes:
+        with pytest.raises(ConnectionClosed, match="not today") as caught:
+            await nodes.client.request("double", 1, isolated=isolated)
+        assert not isinstance(caught.value, OutcomeUnknown)
+        assert (caught.value.code, caught.value.retryable) == (Code.PERMISSION_DENIED, False)
 
 
 async def test_data_lives_on_sessions_and_contexts() -> None:
