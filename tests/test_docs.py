@@ -175,6 +175,7 @@ def test_the_configurations_of_a_page_are_valid(page: Path, quickstart: Path, mo
             load_config(file, environ={"CHAT_TOKEN": "s3cret"})
 
 
+@pytest.mark.slow  # and the pages name a port, so that two cannot run at a time
 @pytest.mark.parametrize("page", [page for page in GUIDE if "<!-- run" in page.read_text("utf-8")], ids=slug)
 def test_the_commands_of_a_page_do_what_it_says(page: Path, quickstart: Path) -> None:
     found = readme_commands.commands(page.read_text("utf-8"))
