@@ -224,7 +224,8 @@ def test_no_ping_was_answered(node: RunningNode, capsys: pytest.CaptureFixture[s
 def test_listen_prints_so_many_events(node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["listen", node.url, "tick", "tock", "--count", "3", "--call", "subscribe", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}  ", "", line) for line in sorted(lines)] == [
+    # events of two names have no order
+    assert sorted(re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}  ", "", line) for line in lines) == [
         'tick  {"n": 0, "raw": "MTIz"}',
         'tick  {"n": 1, "raw": "MTIz"}',
         'tock  "a\ufffdb"',
