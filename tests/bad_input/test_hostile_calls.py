@@ -81,7 +81,7 @@ def test_many_tiny_items_in_one_read_cost_as_much_as_they_are_long() -> None:
             found = reader.receive(b"")
         costs.append((time.process_time() - started) / many)
         assert taken == many
-    assert costs[1] < 5 * costs[0]  # all of them were copied for each of them, and the loop stood still
+    assert costs[1] < 20 * costs[0]  # all of them were copied for each of them (100), and the loop stood still
 
 
 def test_items_that_nobody_asks_for_stay_bytes() -> None:
