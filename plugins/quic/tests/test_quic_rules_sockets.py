@@ -452,8 +452,12 @@ async def test_rule_11_garbage_is_ignored_and_small_initials_get_no_answer() -> 
                     answers.append(sock.recv(2000))
             except BlockingIOError:
                 pass
-            # stateless resets for what looked like a short header; never more bytes than came
-            assert all(len(answer) <= 42 and answer[0] & 0xC0 == 0x40 for answer in answers)
+            # stateless resets for what looked like a short header, our versions where 1,200 random bytes happened to look like
+            # an Initial of another one; never more bytes than came
+            assert all(
+                (len(answer) <= 42 and answer[0] & 0xC0 == 0x40) or (len(answer) < 100 and answer[1:5] == bytes(4))
+                for answer in answers
+            )
             sock.sendto(unknown + bytes(1300), target)  # a version from the future: the answer lists ours
             await anyio.sleep(0.05)
             assert sock.recv(2000)[1:5] == bytes(4)
