@@ -24,7 +24,7 @@ from echokernel.errors import (
 )
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
-from echokernel_protocol.frames import FRAME_OVERHEAD, FrameDecoder, MessageType, encode_frame
+from echokernel_protocol.frames import FRAME_OVERHEAD, NAMELESS, FrameDecoder, MessageType, encode_frame
 from echokernel_protocol.postcard import MAX_U64
 from echokernel_protocol.timestamped import MAX_U32, Timestamped, decode_timestamped, encode_timestamped
 
@@ -42,7 +42,6 @@ OnFull = Literal["wait", "drop_oldest", "drop_newest", "error"]
 __all__ = ["Delivery", "OnFull", "StreamReceiver", "StreamSender"]
 
 REASON_SECONDS = 1.0
-_NAMELESS = b"\x00\x00"  # data frames carry no name and no flags: their payload is raw bytes
 
 
 class StreamSender:
@@ -98,7 +97,7 @@ class StreamSender:
         payload = self._encode(frame)
         assert self._carrier is not None
         try:
-            await self._carrier.write(encode_frame(MessageType.STREAM, self.id, _NAMELESS, payload))
+            await self._carrier.write(encode_frame(MessageType.STREAM, self.id, NAMELESS[0], payload))
         except StreamStopped as error:
             await self._hear_reason()
             raise self._error or error from None

@@ -11,7 +11,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
@@ -123,8 +123,10 @@ class FunctionHandler(Generic[P, R]):
         """A method that was decorated: on an instance, a handler that is bound to it."""
         if instance is None:
             return self
-        bound = types.MethodType(self.function, instance)
-        return FunctionHandler(bound, self.kind, self.name, inline=self.inline, concurrent=self.concurrent)
+        bound: FunctionHandler[Any, Any] = object.__new__(type(self))  # checked already: this runs for every access
+        function = types.MethodType(self.function, instance)
+        bound.__dict__ = {**self.__dict__, "function": function, "__wrapped__": function, "_signature": None}
+        return bound
 
     def __repr__(self) -> str:
         return f"<{self.kind} handler {self.name!r}: {self._where}>"
@@ -159,13 +161,8 @@ class FunctionHandler(Generic[P, R]):
         return self._signature
 
     def _read_signature(self) -> tuple[bool, tuple[Any, ...], Any]:
-        from echokernel.flows import StreamReceiver
-        from echokernel.session import Session
-
-        # annotations may name these although the module imports them for type checking only
-        known = {"Session": Session, "StreamReceiver": StreamReceiver}
         try:
-            hints = typing.get_type_hints(self.function, localns=known, include_extras=True)
+            hints = resolve_hints(self.function)
         except Exception as error:
             raise InvalidArgument(f"{self._where}: an annotation cannot be resolved: {error}") from error
         names = list(inspect.signature(self.function).parameters)
@@ -173,49 +170,41 @@ class FunctionHandler(Generic[P, R]):
             raise InvalidArgument(
                 f"{self._where}: a method; add it from an instance of its class, as in add_{self.kind}(thing.{self.name})"
             )
-        takes_session = bool(names) and (
-            hints.get(names[0]) is Session or (names[0] == "session" and names[0] not in hints)
-        )
-        payload = tuple(hints.get(name, Any) for name in names[takes_session:])
-        places = [place for place, kind in enumerate(payload) if _is_iterator(kind)]
-        if places:
-            self._take_items(places, payload)
+        with_session = takes_session(names, hints)
+        payload = tuple(hints.get(name, Any) for name in names[with_session:])
+        items = {place: found for place, kind in enumerate(payload) if (found := item_type(kind)) is not None}
+        if items:
+            self._take_items(items)
             payload = payload[: self._items_at] + payload[self._items_at + 1 :]
         if self.kind == "stream" and len(payload) != 1:
             raise InvalidArgument(f"{self._where}: a stream handler takes (session, stream) or (stream)")
         result = hints.get("return", Any)
+        answers = item_type(result)
         if self.yields:
-            result = _item_type(result) if _is_iterator(result) else Any
-        elif _is_iterator(result):
+            result = Any if answers is None else answers[0]
+        elif answers is not None:
             raise InvalidArgument(
                 f"{self._where}: it returns an async iterator; to answer with many values it has to be an async "
                 "generator itself (async def with yield)"
             )
-        return takes_session, payload, result
+        return with_session, payload, result
 
-    def _take_items(self, places: list[int], payload: tuple[Any, ...]) -> None:
+    def _take_items(self, items: Mapping[int, tuple[Any]]) -> None:
         if self.kind != "rpc":
             raise InvalidArgument(
                 f"{self._where}: only an @rpc takes an async iterator; many values to an @{self.kind} are a stream"
             )
-        if len(places) > 1:
+        if len(items) > 1:
             raise InvalidArgument(f"{self._where}: two parameters are async iterators; a request has one row of items")
         if not self._is_async:
             raise InvalidArgument(f"{self._where}: it takes an async iterator, so it has to be async def")
-        self._items_at = places[0]
-        self._item_type = _item_type(payload[self._items_at])
+        ((self._items_at, (self._item_type,)),) = items.items()
 
     @property
     def takes_items(self) -> bool:
         """Whether it receives many values: one of its parameters is an async iterator."""
         _ = self.signature
         return self._items_at >= 0
-
-    @property
-    def item_type(self) -> Any:
-        """The type of the many values that it receives. Raises AttributeError where it receives none."""
-        _ = self.signature
-        return self._item_type
 
     @property
     def is_streaming(self) -> bool:
@@ -330,13 +319,34 @@ class FunctionHandler(Generic[P, R]):
         return call_in_thread
 
 
-def _is_iterator(annotation: Any) -> bool:
-    return annotation in _ITERATORS or typing.get_origin(annotation) in _ITERATORS
+def resolve_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return a function's annotations. Raises whatever an annotation that cannot be resolved raises."""
+    from echokernel.flows import StreamReceiver
+    from echokernel.session import Session
+
+    # annotations may name these although the module imports them for type checking only
+    known = {"Session": Session, "StreamReceiver": StreamReceiver}
+    return typing.get_type_hints(function, localns=known, include_extras=True)
 
 
-def _item_type(annotation: Any) -> Any:
-    arguments = typing.get_args(annotation)
-    return arguments[0] if arguments else Any
+def takes_session(parameters: Sequence[str], hints: Mapping[str, Any]) -> bool:
+    """Whether the first parameter gets the session of the caller."""
+    from echokernel.session import Session
+
+    return bool(parameters) and (
+        hints.get(parameters[0]) is Session or (parameters[0] == "session" and parameters[0] not in hints)
+    )
+
+
+def item_type(annotation: Any) -> tuple[Any] | None:
+    """Return ``(T,)`` for ``AsyncIterator[T]`` and its like, None for everything else."""
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if annotation in _ITERATORS:
+        return (Any,)
+    if typing.get_origin(annotation) in _ITERATORS:
+        return ((*typing.get_args(annotation), Any)[0],)
+    return None
 
 
 @overload

@@ -31,7 +31,7 @@ from echokernel.engine.flow_options import BUFFER_FRAMES, FlowOptions
 from echokernel.engine.flow_table import Flows
 from echokernel.engine.link import Link
 from echokernel.engine.metadata import encode_metadata
-from echokernel.engine.preludes import read_prelude, refuse_stream
+from echokernel.engine.preludes import PRELUDE_SECONDS, read_prelude, refuse_stream
 from echokernel.engine.served_calls import ServedCalls
 from echokernel.engine.serving import Serving
 from echokernel.errors import (
@@ -135,7 +135,6 @@ class Session(Store):
         if connection.early or channel.phase is Phase.ASSUMED:
             self._early = Early(self, connection, channel, callbacks=node.is_told_of_sessions)
         self._tasks: TaskScope
-        self._closing: Future[None] | None = None
         self._groups: set[str] | None = None
 
     # --- facts -------------------------------------------------------------------------------------------------
@@ -355,7 +354,8 @@ class Session(Store):
         transport's. Neither holds for datagrams, which leave at once; the transport drops its oldest one when 256 wait.
         ``metadata``: short texts for the receiver; trace keys of the message that is being handled pass on.
 
-        Raises InvalidArgument for what is not valid and for datagrams where there are none, ConnectionClosed.
+        Raises InvalidArgument for what is not valid and for datagrams where there are none, Overloaded for more than 1,024
+        streams at a time, ConnectionClosed.
         """
         options = FlowOptions(delivery, max_age, on_full, buffer)
         options.check(name)
@@ -456,7 +456,6 @@ class Session(Store):
                 self._bodies,
                 self._codecs,
                 self.peer,
-                self.limits.default_timeout,
                 tasks,
                 self._violated,
                 self.limits,
@@ -762,7 +761,8 @@ class Session(Store):
         """Read a new stream's prelude and hand it on; one that is not understood is refused alone."""
         rest_of_it: Coroutine[Any, Any, None] | None = None
         try:
-            prelude, rest = await read_prelude(recv)
+            with anyio.fail_after(PRELUDE_SECONDS):
+                prelude, rest = await read_prelude(recv)
             if prelude.kind is StreamKind.BODY:
                 self._bodies.arrived(prelude.numbers[0], recv, rest)
             elif prelude.kind is StreamKind.FLOW:

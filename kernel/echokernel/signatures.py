@@ -13,17 +13,16 @@ import os
 import re
 import types
 import typing
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from echokernel.handlers import FunctionHandler
+from echokernel.handlers import FunctionHandler, item_type, resolve_hints, takes_session
 from echokernel_protocol.describe import MethodDescription, MethodKind
 
 logger = logging.getLogger("echokernel.introspection")
 
 __all__ = ["annotation_text", "describe_handler"]
 
-_STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
 _MODULE_PATH = re.compile(r"\b(?:\w+\.)+(?=\w)")
 MAX_DOC = 16_384  # characters of a docstring that travel; the rest is left to the source
 
@@ -45,10 +44,9 @@ def describe_handler(kind: MethodKind, name: str, handler: Any) -> MethodDescrip
     hints = _hints(function)
     parameters = _payload_parameters(function, hints)
     result = hints.get("return", Any)
-    streamed = [parameter for parameter in parameters if _item_type(parameter.annotation) is not None]
-    plain = [parameter for parameter in parameters if parameter not in streamed]
-    item = _item_type(streamed[0].annotation)[0] if streamed else None  # type: ignore[index]
-    answers = _item_type(result)
+    items = [found for parameter in parameters if (found := item_type(parameter.annotation)) is not None]
+    plain = [parameter for parameter in parameters if item_type(parameter.annotation) is None]
+    answers = item_type(result)
     streams_answer = answers is not None or inspect.isasyncgenfunction(function)
     text = f"({', '.join(map(_parameter_text, parameters))})"
     if kind is MethodKind.RPC and "return" in hints:
@@ -59,11 +57,11 @@ def describe_handler(kind: MethodKind, name: str, handler: Any) -> MethodDescrip
         signature=text,
         doc=inspect.cleandoc(function.__doc__ or "")[:MAX_DOC],
         parameters="" if kind is MethodKind.STREAM else _payload_schema(plain),
-        items=_schema(item, "validation") if streamed else "",
+        items=_schema(items[0][0], "validation") if items else "",
         result=_schema(answers[0] if answers else Any if streams_answer else result, "serialization")
         if kind is MethodKind.RPC
         else "",
-        streaming_request=bool(streamed),
+        streaming_request=bool(items),
         streaming_response=streams_answer,
         concurrent=handler.concurrent,
     )
@@ -71,40 +69,17 @@ def describe_handler(kind: MethodKind, name: str, handler: Any) -> MethodDescrip
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations; those that a type checker alone can resolve stay texts."""
-    from echokernel.flows import StreamReceiver
-    from echokernel.session import Session
-
-    known = {"Session": Session, "StreamReceiver": StreamReceiver}
     try:
-        return typing.get_type_hints(function, localns=known, include_extras=True)
+        return resolve_hints(function)
     except Exception:
         return dict(getattr(function, "__annotations__", {}))
 
 
 def _payload_parameters(function: Callable[..., Any], hints: dict[str, Any]) -> list[inspect.Parameter]:
     """Return the parameters that a caller fills: all but the session, with resolved annotations."""
-    from echokernel.session import Session
-
-    parameters = [
-        parameter.replace(annotation=hints.get(name, Any))
-        for name, parameter in inspect.signature(function).parameters.items()
-    ]
-    if parameters:
-        first = parameters[0]
-        if hints.get(first.name) is Session or (first.name == "session" and first.name not in hints):
-            del parameters[0]
-    return parameters
-
-
-def _item_type(annotation: Any) -> tuple[Any] | None:
-    """Return ``(T,)`` for ``AsyncIterator[T]`` and its like, None for everything else."""
-    while typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    if annotation in _STREAMS:
-        return (Any,)
-    if typing.get_origin(annotation) in _STREAMS:
-        return ((*typing.get_args(annotation), Any)[0],)
-    return None
+    found = inspect.signature(function).parameters
+    parameters = [parameter.replace(annotation=hints.get(name, Any)) for name, parameter in found.items()]
+    return parameters[takes_session(list(found), hints) :]
 
 
 def _parameter_text(parameter: inspect.Parameter) -> str:

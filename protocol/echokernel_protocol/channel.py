@@ -25,6 +25,7 @@ from echokernel_protocol.frames import (
     FRAME_OVERHEAD,
     KIND_MASK,
     MAX_REQUEST_ID,
+    NAMELESS,
     Flags,
     FrameDecoder,
     MessageType,
@@ -500,14 +501,10 @@ class Channel:
     def respond(self, request_id: int, flags: int, payload: bytes) -> None:
         """Answer one of the other end's requests; its id is closed then. Raises KeyError when it was answered."""
         self._peer_call_bytes -= self._peer_calls.pop(request_id)
-        frame = encode_frame(_RESPONSE, request_id, _NAMELESS[flags], payload)
+        frame = encode_frame(_RESPONSE, request_id, NAMELESS[flags], payload)
         self._outbox.append(frame)
         self.outbox_size += len(frame)
         self.sent += 1
-
-    def is_open_peer_call(self, request_id: int) -> bool:
-        """Whether the other end waits for our response to this id."""
-        return request_id in self._peer_calls
 
     # --- events ------------------------------------------------------------------------------------------------
 
@@ -547,20 +544,20 @@ class Channel:
         """All ``frames`` of our stream were sent. Nothing happens when its receiver has stopped it."""
         if flow_id in self._flows:
             self._flows.discard(flow_id)
-            self._put(encode_frame(_STREAM, flow_id, _NAMELESS[_END], encode_varint(frames)))
+            self._put(encode_frame(_STREAM, flow_id, NAMELESS[_END], encode_varint(frames)))
 
     def abort_flow(self, flow_id: int, error: ErrorInfo) -> None:
         """Our stream ends early. Nothing happens when it has ended."""
         if flow_id in self._flows:
             self._flows.discard(flow_id)
-            self._put(encode_frame(_STREAM, flow_id, _NAMELESS[_ERROR], error.encode()))
+            self._put(encode_frame(_STREAM, flow_id, NAMELESS[_ERROR], error.encode()))
 
     def stop_flow(self, flow_id: int, error: ErrorInfo | None = None) -> None:
         """We want no more of a stream of the other end's; with ``error``: it is refused. Nothing happens when it has ended."""
         if flow_id in self._peer_flows:
             self._peer_flows.discard(flow_id)
             flags, payload = (_CANCEL, b"") if error is None else (_ERROR, error.encode())
-            self._put(encode_frame(_STREAM, flow_id, _NAMELESS[flags], payload))
+            self._put(encode_frame(_STREAM, flow_id, NAMELESS[flags], payload))
 
     def take_flow(self, flow_id: int, position: int, now: float) -> None:
         """A frame of a ``per_frame`` stream of the other end's was taken; ``ALL_POSITIONS``: no more of them is wanted."""
@@ -651,5 +648,4 @@ def _ping_number(payload: bytes) -> int:
         raise ProtocolViolation("a $ping answered with something else") from error
 
 
-_NAMELESS: Final = [bytes((0, flags)) for flags in range(256)]
-_CANCEL_FRAME: Final = _NAMELESS[_CANCEL]
+_CANCEL_FRAME: Final = NAMELESS[_CANCEL]

@@ -208,6 +208,10 @@ def _check_name(raw: bytes, length: int, names: dict[bytes, str]) -> str:
     return method
 
 
+NAMELESS: Final = tuple(bytes((0, flags)) for flags in range(256))
+"""The second half of the header of every frame behind an id's first one, by flags: an empty method, and the flags."""
+
+
 class FrameDecoder:
     """Bytes of one stream in, frames out. Holds at most one frame's bytes and what arrived behind it.
 
@@ -358,6 +362,7 @@ __all__ = [
     "LEGAL",
     "MAX_METHOD",
     "MAX_REQUEST_ID",
+    "NAMELESS",
     "SLOT_MASK",
     "SLOT_SHIFT",
     "Flags",

@@ -223,7 +223,6 @@ class Backlog:
     def _wait(self, entry: Waiting) -> int:
         if self.queue is None:
             self.queue = WaitingEvents()
-            self._link.on_room = self.drain
         if entry.future is None:
             self._tally.waiting += 1
             self._tally.waiting_bytes += entry.charge
@@ -237,7 +236,6 @@ class Backlog:
     def _after_removal(self) -> None:
         if not self.queue:
             self.queue = None
-            self._link.on_room = None
 
     def drain(self) -> None:
         """Credit or room may have come: let go what can, in order."""
@@ -279,7 +277,6 @@ class Backlog:
         queue, self.queue = self.queue, None
         if queue is None:
             return
-        self._link.on_room = None
         count = queue.broadcasts()
         self._tally.lost += count
         self._tally.waiting -= count

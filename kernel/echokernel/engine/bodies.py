@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from echokernel.engine.parts import parts
 from echokernel.errors import ConnectionClosed, InvalidArgument, ProtocolError
 from echokernel_protocol.channel import Announced
 from echokernel_protocol.codes import Code
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from echokernel.transport import RecvStream
 
 MAX_UNWANTED = 1_024
-CHUNK = 65_536  # bytes written at a time, so that a long body never holds more than the transport's watermark twice
 
 __all__ = ["Bodies"]
 
@@ -51,9 +51,8 @@ class Bodies:
             stream = await self._connection.open_uni_stream()
             try:
                 await stream.write(Prelude(StreamKind.BODY, (number,)).encode())
-                view = memoryview(payload)
-                for start in range(0, len(payload), CHUNK):
-                    await stream.write(bytes(view[start : start + CHUNK]))
+                for part in parts(payload):
+                    await stream.write(part)
                 await stream.finish()
             except BaseException:
                 stream.reset(Code.CANCELLED)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from echokernel.engine.deadlines import Deadlines
+from echokernel.engine.parts import parts
 from echokernel.errors import (
     InvalidArgument,
     ProtocolError,
@@ -20,7 +21,7 @@ from echokernel.errors import (
 from echokernel_protocol.calls import CallFrame, CallReader, encode_call_frame
 from echokernel_protocol.codes import Code, code_name
 from echokernel_protocol.errors import ProtocolViolation
-from echokernel_protocol.frames import SLOT_MASK, Flags, MessageType
+from echokernel_protocol.frames import NAMELESS, SLOT_MASK, Flags, MessageType
 from echokernel_protocol.streams import Prelude, StreamKind
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
     from echokernel.transport import RecvStream, SendStream
     from echokernel_protocol.hello import Hello
 
-CHUNK = 65_536  # bytes written at a time: a long item never holds more than the transport's watermark twice
 PRELUDE = Prelude(StreamKind.CALL).encode()
-_END_HEAD = bytes((0, Flags.END))
 
 __all__ = ["CallStream", "Gate", "Opening"]
 
@@ -197,7 +196,7 @@ class CallStream:
                 f"an item of {len(payload):,} bytes; the peer takes {self.peer.max_message:,}. Send it in parts."
             )
         data = encode_call_frame(
-            MessageType.REQUEST, self.id, bytes((0, self._slot)), payload, max_frame=self.peer.max_frame
+            MessageType.REQUEST, self.id, NAMELESS[self._slot], payload, max_frame=self.peer.max_frame
         )
         async with self._in_turn():
             if self._finished:
@@ -226,21 +225,18 @@ class CallStream:
         return self._turn
 
     def _end_frame(self) -> bytes:
-        return encode_call_frame(MessageType.REQUEST, self.id, _END_HEAD, b"", max_frame=self.peer.max_frame)
+        return encode_call_frame(MessageType.REQUEST, self.id, NAMELESS[Flags.END], b"", max_frame=self.peer.max_frame)
 
     async def _write(self, data: bytes) -> None:
-        if len(data) <= CHUNK:
-            await self._send.write(data)
-            return
-        view = memoryview(data)
-        start = 0
+        begun = False
         try:
-            for start in range(0, len(data), CHUNK):
-                await self._send.write(bytes(view[start : start + CHUNK]))
+            for part in parts(data):
+                await self._send.write(part)
+                begun = True
         except Exception:
             raise
         except BaseException:  # cancelled
-            self.is_broken = start > 0
+            self.is_broken = begun
             raise
 
     async def receive(self) -> list[CallFrame]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -65,7 +64,6 @@ class Calls:
         bodies: Bodies,
         codecs: Codecs,
         peer: Hello,
-        default_timeout: float,
         tasks: TaskScope,
         violated: Callable[[ProtocolViolation], None],
         limits: Limits,
@@ -83,13 +81,14 @@ class Calls:
         self.early = False
         """Whether the handshake is not complete: only requests marked idempotent get here, and they say so."""
         self._link = link
+        link.on_room = self.wake_waiting
         self._channel = link.channel
         self._bodies = bodies
         self._codecs = codecs
         self.tasks = tasks
         self._peer = peer
         self._max_frame = peer.max_frame
-        self._default_timeout = default_timeout
+        self._default_timeout = limits.default_timeout
         self.pending: dict[int, _Pending] = {}
         """Requests without an answer, by id; the session sets the futures."""
         self._deadlines = Deadlines(tasks, self._expire)
@@ -421,7 +420,7 @@ class Calls:
             self.tasks.call_soon(self._put_waiting)
 
     def wake_waiting(self) -> None:
-        """Credit may have grown."""
+        """Credit may have grown, or the outbox has room."""
         if self.backlog.queue is not None:
             self.backlog.drain()
         if self._waiting:
@@ -431,7 +430,10 @@ class Calls:
         """Put in what waits, in its order, as far as credit, room and this turn of the loop allow."""
         self._wake_is_due = False
         channel, link, waiting = self._channel, self._link, self._waiting
-        for key, first in list(islice(waiting.items(), YIELD_AFTER)):
+        for _ in range(YIELD_AFTER):
+            if not waiting:
+                return
+            key, first = next(iter(waiting.items()))
             if first.turn.done():  # given up, or expired
                 del waiting[key]
             elif self.stopped is not None:
@@ -440,8 +442,7 @@ class Calls:
             elif not channel.may_call(first.size):
                 return  # answers bring more
             elif not link.has_room:
-                link.on_room_once = self._wake_soon
-                return
+                return  # wake_waiting is called when there is some
             else:
                 del waiting[key]
                 extra = first.size - len(first.payload)
@@ -450,8 +451,7 @@ class Calls:
                 )
                 link.wake()
                 first.turn.set_result(None)
-        if waiting:
-            self._wake_soon()
+        self._wake_soon()
 
     def fail(self, error: EchoError) -> None:
         """The connection is over: everything that waits fails at once."""

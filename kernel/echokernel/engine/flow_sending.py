@@ -11,7 +11,7 @@ from echokernel.errors import InvalidArgument, StreamStopped
 from echokernel.flows import StreamSender
 from echokernel_protocol.channel import ALL_POSITIONS
 from echokernel_protocol.codes import Code
-from echokernel_protocol.frames import MessageType, encode_frame
+from echokernel_protocol.frames import NAMELESS, MessageType, encode_frame
 from echokernel_protocol.postcard import encode_varint
 from echokernel_protocol.streams import Prelude, StreamKind
 from echokernel_protocol.timestamped import MAX_U32, Timestamped
@@ -28,7 +28,6 @@ LIVE_BYTES: Final = (
 )
 AGING: Final = 256  # frames under way that are watched; one that old is hardly the one to save
 STAMP_BYTES: Final = 28  # the most that type, method, flags, stamp and lengths take in a datagram, beside the flow's id
-_NAMELESS = b"\x00\x00"
 
 __all__ = ["DatagramSender", "PerFrameSender", "ReliableSender"]
 
@@ -47,7 +46,7 @@ class ReliableSender(BufferedSender):
         await self._stream.wait_room(self._wanted)
 
     async def _write(self, came: float, payload: bytes) -> None:
-        self._stream.write_nowait(encode_frame(MessageType.STREAM, self.id, _NAMELESS, payload))
+        self._stream.write_nowait(encode_frame(MessageType.STREAM, self.id, NAMELESS[0], payload))
 
     async def _end(self) -> None:
         self._flows.end(self.id, self._sent)
@@ -89,7 +88,7 @@ class PerFrameSender(BufferedSender):
         room = stream.room
         prelude = Prelude(StreamKind.FLOW, (self.id, position)).encode()
         try:
-            stream.write_nowait(prelude + encode_frame(MessageType.STREAM, self.id, _NAMELESS, payload))
+            stream.write_nowait(prelude + encode_frame(MessageType.STREAM, self.id, NAMELESS[0], payload))
             await stream.finish()
         except StreamStopped:
             return  # the receiver did not want this one; of the others it speaks on the channel
@@ -172,7 +171,7 @@ class DatagramSender(StreamSender):
 
     async def send_timestamped(self, frame: Timestamped[bytes]) -> None:
         payload = self._encode(frame)
-        data = encode_frame(MessageType.STREAM, self.id, _NAMELESS, payload)[4:]
+        data = encode_frame(MessageType.STREAM, self.id, NAMELESS[0], payload)[4:]
         fits = self._session.max_datagram
         if len(data) > fits or len(frame.data) > self._session.peer.max_frame:
             raise InvalidArgument(

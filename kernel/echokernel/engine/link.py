@@ -41,7 +41,6 @@ class Link:
         "is_crowded",
         "is_listed",
         "on_room",
-        "on_room_once",
         "tasks",
     )
 
@@ -64,9 +63,7 @@ class Link:
         self.is_listed = False
         """Whether a broadcast sees to it that this link is flushed."""
         self.on_room: Callable[[], None] | None = None
-        """Called when the outbox is empty again; set only while somebody wants to know."""
-        self.on_room_once: Callable[[], None] | None = None
-        """Called when the outbox is empty again, and then forgotten."""
+        """Called whenever the outbox is empty and has room."""
         self._timer: Timer | None = None
         self._pump: Future[None] | None = None
         self._room: list[Future[None]] = []
@@ -79,7 +76,7 @@ class Link:
             self.tasks.call_soon(self._flush_turn)
         if put == self._half and self._send.room > 0:
             self.flush()
-        elif put >= YIELD_AFTER or self.channel.outbox_size + self.beside > self._limit:
+        elif put >= YIELD_AFTER or self.channel.outbox_size + self.beside > self._limit:  # once per frame: no call
             self.is_crowded = True
 
     def flush_listed(self) -> None:
@@ -96,7 +93,7 @@ class Link:
         self._flush_due = False
         self._put_since_flush = 0
         self.flush()
-        self.is_crowded = self.channel.outbox_size + self.beside > self._limit
+        self.is_crowded = not self.has_room
 
     def flush(self) -> None:
         """Hand frames to the transport now, as many as it has room for."""
@@ -163,7 +160,7 @@ class Link:
     async def wait_room(self) -> None:
         """Wait until the outbox is below its limit, and let others run."""
         await anyio.lowlevel.checkpoint()
-        while self.channel.outbox_size + self.beside > self._limit:
+        while not self.has_room:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)
             future: Future[Any] = self.tasks.future()
@@ -182,9 +179,6 @@ class Link:
             self._give_room()
         if self.on_room is not None:
             self.on_room()
-        if self.on_room_once is not None:
-            once, self.on_room_once = self.on_room_once, None
-            self.tasks.call_soon(once)
 
     def _give_room(self) -> None:
         waiting, self._room = self._room, []

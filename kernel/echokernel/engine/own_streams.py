@@ -80,11 +80,11 @@ class OwnStreams:
         timeout, _ = self._calls.remaining(method, timeout)
         opening = Opening(method, head, payload, metadata)
         stream: CallStream | None = None
-        ends = self.tasks.now() + timeout if timeout else 0.0
-        await self._enter(method, ends)
+        until = self.tasks.now() + timeout if timeout else 0.0
+        await self._enter(method, until)
         try:
-            with anyio.fail_after(max(0.0, ends - self.tasks.now()) if ends else None):
-                stream = await self._open_stream(opening, True, ends)
+            with anyio.fail_after(max(0.0, until - self.tasks.now()) if until else None):
+                stream = await self._open_stream(opening, ends=True, until=until)
                 frames = await stream.receive()
                 while not frames[-1].kind and len(frames) < 2:  # a second answer is one too many
                     frames += await stream.receive()
@@ -129,14 +129,14 @@ class OwnStreams:
         until = self.tasks.now() + timeout if timeout else 0.0
         if self._calls.outgoing is None:
             await self._enter(opening.method, until)
-            return await self._open_stream(opening, ends, until)
+            return await self._open_stream(opening, ends=ends, until=until)
         opened: list[CallStream] = []
 
         async def innermost(frame: Frame) -> Frame:
             head = self._codecs.head(frame.header.method)
             changed = Opening(frame.header.method, head, frame.payload, frame.metadata)
             await self._enter(changed.method, until)
-            opened.append(await self._open_stream(changed, ends, until))
+            opened.append(await self._open_stream(changed, ends=ends, until=until))
             return Frame(Header(MessageType.RESPONSE, 0, "", int(Flags.END)), b"")
 
         header = Header(MessageType.REQUEST, 0, opening.method, opening.head[-1])
@@ -156,7 +156,7 @@ class OwnStreams:
             raise self._calls.stopped.with_traceback(None)
         await self.gate.enter(method, until)
 
-    async def _open_stream(self, opening: Opening, ends: bool, until: float) -> CallStream:
+    async def _open_stream(self, opening: Opening, *, ends: bool, until: float) -> CallStream:
         """Open a call that has its place; the place is given back when the stream is closed, or cannot be opened."""
         try:
             if self._calls.stopped is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anyio
-
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
 from echokernel_protocol.streams import Prelude, take_prelude
@@ -16,21 +14,21 @@ if TYPE_CHECKING:
 PRELUDE_SECONDS = 5.0
 PRELUDE_BYTES = 32  # what is behind it stays with the peer until it is wanted
 
-__all__ = ["read_prelude", "refuse_stream"]
+__all__ = ["PRELUDE_SECONDS", "read_prelude", "refuse_stream"]
 
 
-async def read_prelude(recv: RecvStream) -> tuple[Prelude, bytes]:
-    """Return a stream's prelude and the bytes behind it that came along.
+async def read_prelude(recv: RecvStream, at_once: int = PRELUDE_BYTES) -> tuple[Prelude, bytes]:
+    """Return a stream's prelude and the bytes behind it that came along; ``at_once``: how many may.
 
-    Raises ProtocolViolation, UnknownKind (one that is refused alone), TimeoutError after 5 s, StreamReset, ConnectionClosed.
+    The caller gives it ``PRELUDE_SECONDS``. Raises ProtocolViolation, UnknownKind (one that is refused alone), StreamReset,
+    ConnectionClosed.
     """
     data = b""
-    with anyio.fail_after(PRELUDE_SECONDS):
-        while (found := take_prelude(data)) is None:
-            more = await recv.read(PRELUDE_BYTES)
-            if not more:
-                raise ProtocolViolation("a stream ended within its prelude", code=Code.TRUNCATED)
-            data += more
+    while (found := take_prelude(data)) is None:
+        more = await recv.read(at_once)
+        if not more:
+            raise ProtocolViolation("a stream ended within its prelude", code=Code.TRUNCATED)
+        data += more
     return found
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from echokernel.engine import inherited
 from echokernel.engine.failures import describe_failure
 from echokernel.engine.metadata import encode_trailers, take_timeout
-from echokernel.engine.preludes import PRELUDE_SECONDS, refuse_stream
+from echokernel.engine.parts import parts
+from echokernel.engine.preludes import PRELUDE_SECONDS, read_prelude, refuse_stream
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -27,8 +28,8 @@ from echokernel.middleware import compose
 from echokernel_protocol.calls import CallFrame, CallReader, encode_call_frame
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
-from echokernel_protocol.frames import SLOT_MASK, SLOT_SHIFT, Flags, Frame, Header, MessageType
-from echokernel_protocol.streams import StreamKind, UnknownKind, take_prelude
+from echokernel_protocol.frames import NAMELESS, SLOT_MASK, SLOT_SHIFT, Flags, Frame, Header, MessageType
+from echokernel_protocol.streams import StreamKind, UnknownKind
 
 if TYPE_CHECKING:
     from echokernel.engine.link import Link
@@ -39,11 +40,10 @@ if TYPE_CHECKING:
     from echokernel.transport import RecvStream, SendStream
 
 REQUEST_SECONDS = 30.0  # for the request itself, which may have a body of several MiB
+CALL_BYTES = 65_536  # read at once with the prelude: nearly always the whole call
 MIN_ARRIVING = 64  # streams that may say nothing yet, where fewer requests than that are served
-CHUNK = 65_536  # bytes written at a time: a long answer never holds more than the transport's watermark twice
 
 logger = logging.getLogger("echokernel.handlers")
-_HEADS = [bytes((0, flags)) for flags in range(256)]
 _END = int(Flags.END)
 _ERROR = int(Flags.ERROR)
 
@@ -149,7 +149,7 @@ class ServedCall:
         self._recv = recv
         self._reader = CallReader(MessageType.REQUEST, max_frame=limits.max_frame, max_message=limits.max_message)
         self._ready: deque[CallFrame] = deque()
-        self._head = _HEADS[0]
+        self._head = NAMELESS[0]
         self._code = int(Code.CANCELLED)
         self._has_begun = False
         self._is_unwanted = False
@@ -204,13 +204,7 @@ class ServedCall:
 
     async def _read_request(self) -> CallFrame:
         """Return the call. Raises UnknownKind, ProtocolViolation, ConnectionClosed."""
-        data = b""
-        while (found := take_prelude(data)) is None:
-            more = await self._recv.read()
-            if not more:
-                raise ProtocolViolation("a stream ended within its prelude", code=Code.TRUNCATED)
-            data += more
-        prelude, data = found
+        prelude, data = await read_prelude(self._recv, CALL_BYTES)
         self._has_begun = True
         self._owner.begun += 1
         if prelude.kind is not StreamKind.CALL:
@@ -231,7 +225,7 @@ class ServedCall:
     async def _serve(self, frame: CallFrame, timeout: float) -> None:
         owner, tasks = self._owner, self._owner.tasks
         slot = frame.flags & SLOT_MASK
-        self._head = _HEADS[slot]
+        self._head = NAMELESS[slot]
         deadline = tasks.now() + timeout if timeout else None
         inherited.deadline.set(deadline)
         inherited.metadata.set(frame.metadata or None)
@@ -252,10 +246,10 @@ class ServedCall:
             end = encode_call_frame(
                 MessageType.RESPONSE,
                 frame.request_id,
-                _HEADS[_END],
+                NAMELESS[_END],
                 b"",
                 metadata=encode_trailers(frame.method, trailers) if trailers else b"",
-                max_frame=CHUNK,
+                max_frame=owner.session.peer.max_frame,
             )
             await self._write((b"" if answer is None else self._encode(answer)) + end)
             await self._send.finish()
@@ -300,7 +294,7 @@ class ServedCall:
             info = ErrorInfo(Code.RESOURCE_EXHAUSTED, message).encode()
         try:
             await self._write(
-                encode_call_frame(MessageType.RESPONSE, request_id, _HEADS[_ERROR], info, max_frame=peer.max_frame)
+                encode_call_frame(MessageType.RESPONSE, request_id, NAMELESS[_ERROR], info, max_frame=peer.max_frame)
             )
             await self._send.finish()
         except ConnectionClosed:
@@ -339,12 +333,8 @@ class ServedCall:
         return encode_call_frame(MessageType.RESPONSE, self.request_id, self._head, payload, max_frame=peer.max_frame)
 
     async def _write(self, data: bytes) -> None:
-        if len(data) <= CHUNK:
-            await self._send.write(data)
-            return
-        view = memoryview(data)
-        for start in range(0, len(data), CHUNK):
-            await self._send.write(bytes(view[start : start + CHUNK]))
+        for part in parts(data):
+            await self._send.write(part)
 
     async def next_item(self) -> CallFrame | None:
         """Return the caller's next item; None behind the last one."""

@@ -160,7 +160,7 @@ async def test_while_the_handshake_cannot_complete_only_marked_requests_run() ->
                 tasks.start_soon(hopeless, early.request("double", 5))
                 for x in (1, 2, 3):
                     tasks.start_soon(ask, early, x)
-                await anyio.sleep(0.4)
+                await until(lambda: len(answers) == 3)
                 assert sorted(ran.calls) == [(1, True), (2, True), (3, True)]
                 assert sorted(answers) == [2, 4, 6], "they are answered, too"
                 sessions = server.context().sessions()
@@ -239,7 +239,8 @@ async def test_a_replayed_flight_runs_nothing_while_the_original_lives_and_after
         assert listener._routes, "the replay began a connection, and got no further"
         await anyio.sleep(0.2)
         assert server.context().sessions() == []
-        assert ran.calls == [(1, True), (2, False)]
+        # each ran once; whether the first was early is a race with the handshake, which another test decides
+        assert [x for x, _ in ran.calls] == [1, 2]
 
 
 async def test_a_withheld_flight_that_is_sent_by_somebody_else_runs_once() -> None:
