@@ -71,7 +71,9 @@ CLOSE_SECONDS = 2.0
 LINGER_SECONDS = 2.0
 MAX_REASON = 1_024  # characters of a refusal: a Map has 8 KiB
 MAX_PINGS = 32  # half of what the peer lets wait
-READ_AT_ONCE = 8_192  # bytes of a channel in one turn of the loop: 160 small requests, 2 to 4 ms that others wait
+READ_AT_ONCE = 4_096  # bytes of a channel: up to 80 small requests, 1 to 2 ms of work
+TURN = 65_536  # bytes after which the other sessions come first; a frame counts as FRAME_WORK more
+FRAME_WORK = 1_024
 MAX_HELD = 8_192  # frames of streams, and cancellations, until on_connect returns: what no credit bounds
 
 logger = logging.getLogger("echokernel.session")
@@ -504,16 +506,20 @@ class Session(Store):
         """The receive loop. Returns why it ended."""
         try:
             self._act(self._received)
+            work = 0
             while True:
                 data = await self._recv.read(READ_AT_ONCE)
                 if not data:
                     self._channel.end_of_stream()
                     return await self._await_close()
-                self._act(self._channel.receive(data))
+                frames = self._channel.receive(data)
+                self._act(frames)
                 if self._early is not None and (refusal := self._early.refusal()) is not None:
                     return refusal
-                if len(data) == READ_AT_ONCE:
-                    await anyio.lowlevel.checkpoint()  # there is more; the other sessions come first
+                work += len(data) + len(frames) * FRAME_WORK
+                if work >= TURN:
+                    work = 0
+                    await anyio.lowlevel.checkpoint()  # there may be more; the other sessions come first
         except ProtocolViolation as violation:
             return await self._close_for(violation)
         except ConnectionClosed as error:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import socket
@@ -60,6 +61,12 @@ async def large() -> str:
 async def note(text: str) -> None: ...
 
 
+def settle() -> None:
+    """What ``echokernel run`` does when it serves: collections leave alone what is there to stay."""
+    gc.collect()
+    gc.freeze()
+
+
 # --- the server -----------------------------------------------------------------------------------------------------
 
 
@@ -69,6 +76,7 @@ async def serve() -> None:
         builder.add_handler(handler)
     async with builder.build() as server:
         print(server.addresses[0], flush=True)
+        settle()
         await asyncio.Event().wait()
 
 
@@ -229,6 +237,7 @@ async def compare(address: str, kinds: list[str], seconds: float) -> bool:
             builder = EchoClient.builder().transport(QuicTransport()).serializer(JsonSerializer())
             clients.append(await stack.enter_async_context(builder.connect(address)))
         await measure(clients, min(1.0, seconds))  # warm
+        settle()
         print(f"{'kind':12} {'p99 alone':>10} {'p99 beside':>11} {'ratio':>6} {'lost':>5}   budget")
         for kind in kinds:
             before = await measure(clients, seconds)

@@ -201,6 +201,7 @@ class ServedCall:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            del self._send, self._recv  # the stream knows this call, too: a circle is work for the garbage collector
 
     async def _read_request(self) -> CallFrame:
         """Return the call. Raises UnknownKind, ProtocolViolation, ConnectionClosed."""

@@ -1,9 +1,14 @@
-"""The two halves of a stream: watermarks for what is written, credit for what is read."""
+"""The two halves of a stream: watermarks for what is written, credit for what is read.
+
+How a half ended is kept as a function that makes the exception: one that is raised again and again would keep the frames it
+passed through, and they the stream, until the garbage collector comes by.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from echokernel.errors import StreamClosed, StreamReset, StreamStopped
@@ -31,14 +36,15 @@ def _checked_code(code: int) -> int:
 class QuicSendStream(SendStream):
     """Sends on one stream."""
 
-    __slots__ = ("_connection", "_ended", "_error", "_full", "_on_stop", "_stream", "_waiters")
+    __slots__ = ("_connection", "_ended", "_fails", "_full", "_on_stop", "_stopped", "_stream", "_waiters")
 
     def __init__(self, connection: QuicConnection, stream: QuicStream) -> None:
         self._connection = connection
         self._stream = stream
-        self._error: StreamClosed | None = None
+        self._fails: Callable[[], StreamClosed] | None = None
         self._ended = False
         self._full = False
+        self._stopped = False
         self._on_stop: Callable[[], object] | None = None
         self._waiters = Waiters(connection.tasks)
 
@@ -71,13 +77,13 @@ class QuicSendStream(SendStream):
         self._connection.schedule_flush()
 
     def reset(self, code: int) -> None:
-        if self._error is not None or self._connection.error is not None:
+        if self._fails is not None or self._connection.error is not None:
             return
         sender = self._stream.sender
         if sender.is_finished:
             return
         code = _checked_code(code)
-        self._error = StreamClosed(f"this side reset the stream (code {code})", code=code)
+        self._fails = partial(StreamClosed, f"this side reset the stream (code {code})", code=code)
         self._ended = True
         sender.reset(code)
         sender._buffer.clear()  # never sent again; the state itself stays until the peer acknowledged the reset
@@ -85,7 +91,7 @@ class QuicSendStream(SendStream):
         self._connection.schedule_flush()
 
     def on_stop(self, function: Callable[[], object]) -> None:
-        if isinstance(self._error, StreamStopped):
+        if self._stopped:
             function()
         self._on_stop = function
 
@@ -104,8 +110,9 @@ class QuicSendStream(SendStream):
 
     def stopped(self, code: int) -> None:
         """The peer sent STOP_SENDING; aioquic has reset the stream."""
-        if self._error is None:
-            self._error = StreamStopped(code)
+        if self._fails is None:
+            self._fails = partial(StreamStopped, code)
+            self._stopped = True
             self._stream.sender._buffer.clear()
             self._wake()
             if self._on_stop is not None:
@@ -120,8 +127,8 @@ class QuicSendStream(SendStream):
         self._waiters.wake_all()
 
     def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
+        if self._fails is not None:
+            raise self._fails()
         if self._connection.error is not None:
             raise self._connection.error
         if self._ended:
@@ -140,7 +147,7 @@ class QuicSendStream(SendStream):
 class QuicRecvStream(RecvStream):
     """Receives on one stream."""
 
-    __slots__ = ("_accepted", "_chunks", "_connection", "_end", "_error", "_size", "_small", "_stream", "_waiters")
+    __slots__ = ("_accepted", "_chunks", "_connection", "_end", "_fails", "_size", "_small", "_stream", "_waiters")
 
     def __init__(self, connection: QuicConnection, stream: QuicStream, *, accepted: bool) -> None:
         self._connection = connection
@@ -150,13 +157,13 @@ class QuicRecvStream(RecvStream):
         self._small = 0
         self._end = False
         self._accepted = accepted
-        self._error: StreamClosed | None = None
+        self._fails: Callable[[], StreamClosed] | None = None
         self._waiters = Waiters(connection.tasks)
 
     async def read(self, max_bytes: int = 262_144) -> bytes:
         while not self._chunks:
-            if self._error is not None:
-                raise self._error
+            if self._fails is not None:
+                raise self._fails()
             if self._end:
                 return b""
             if self._connection.error is not None:
@@ -167,10 +174,10 @@ class QuicRecvStream(RecvStream):
         return data
 
     def stop(self, code: int) -> None:
-        if self._error is not None or self._connection.error is not None:
+        if self._fails is not None or self._connection.error is not None:
             return
         code = _checked_code(code)
-        self._error = StreamClosed(f"this side stopped reading the stream (code {code})", code=code)
+        self._fails = partial(StreamClosed, f"this side stopped reading the stream (code {code})", code=code)
         dropped, self._size = self._size, 0
         self._chunks.clear()
         self._connection.stop_receiving(self._stream, code, dropped)
@@ -179,7 +186,7 @@ class QuicRecvStream(RecvStream):
     # --- what the connection does -----------------------------------------------------------------------------------
 
     def received(self, data: bytes, end: bool) -> None:
-        if self._error is not None:  # stopped: what still arrives counts as read
+        if self._fails is not None:  # stopped: what still arrives counts as read
             self._connection.consumed(self._stream, len(data), at_end=end, more=False)
             return
         if data:
@@ -191,8 +198,8 @@ class QuicRecvStream(RecvStream):
 
     def was_reset(self, code: int) -> None:
         """What was not read is dropped: it was not the whole, and whoever reads has to know."""
-        if self._error is None:
-            self._error = StreamReset(code)
+        if self._fails is None:
+            self._fails = partial(StreamReset, code)
         self._chunks.clear()
         self._size = 0
         self._end = True
