@@ -60,6 +60,9 @@ class TaskScope(ABC):
     An exception that escapes a task is logged, once, with the task's name; it ends that task and nothing else.
     """
 
+    def __init__(self) -> None:
+        self._last_calls: dict[_AtEnd, Callable[[], object]] = {}
+
     @abstractmethod
     def now(self) -> float:
         """Return monotonic seconds: the clock of :meth:`call_at`. Virtual where the event loop's clock is."""
@@ -94,9 +97,21 @@ class TaskScope(ABC):
     def watch_readable(self, sock: socket.socket, function: Callable[[], object]) -> Timer:
         """Call ``function`` whenever ``sock`` has something to read, until the returned watch is cancelled."""
 
+    def at_end(self, function: Callable[[], object]) -> Timer:
+        """Call ``function`` when the scope has closed: release there what only a timer or task would have released."""
+        return _AtEnd(self._last_calls, function)
+
     @abstractmethod
     async def close(self) -> None:
         """Cancel everything and wait up to 2 s for it to end; report by name what still runs then. Never raises."""
+
+    def _end(self) -> None:
+        while self._last_calls:
+            function = self._last_calls.popitem()[1]
+            try:
+                function()
+            except Exception as error:
+                _report_crash(getattr(function, "__qualname__", "at_end"), error)
 
     async def __aenter__(self) -> TaskScope:
         return self
@@ -105,6 +120,19 @@ class TaskScope(ABC):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class _AtEnd:
+    """A call when its scope has closed."""
+
+    __slots__ = ("_calls",)
+
+    def __init__(self, calls: dict[_AtEnd, Callable[[], object]], function: Callable[[], object]) -> None:
+        self._calls = calls
+        calls[self] = function
+
+    def cancel(self) -> None:
+        self._calls.pop(self, None)
 
 
 def open_tasks() -> TaskScope:
@@ -147,6 +175,7 @@ def _report_stuck(names: list[str]) -> None:
 
 class _AsyncioTasks(TaskScope):
     def __init__(self) -> None:
+        super().__init__()
         self._loop = asyncio.get_running_loop()
         self._running: set[asyncio.Task[None]] = set()
         self._watched: set[_AsyncioWatch] = set()
@@ -224,12 +253,12 @@ class _AsyncioTasks(TaskScope):
         waiting = [task for task in self._running if task is not me]
         for task in waiting:
             self.stop(task)
-        if not waiting:
-            return
-        with anyio.CancelScope(shield=True):
-            _, pending = await asyncio.wait(waiting, timeout=CLOSE_GRACE)
-        if pending:
-            _report_stuck([task.get_name() for task in pending])
+        if waiting:
+            with anyio.CancelScope(shield=True):
+                _, pending = await asyncio.wait(waiting, timeout=CLOSE_GRACE)
+            if pending:
+                _report_stuck([task.get_name() for task in pending])
+        self._end()
 
 
 class _Stopping:
@@ -330,6 +359,7 @@ class _TrioTask:
 
 class _TrioTasks(TaskScope):
     def __init__(self) -> None:
+        super().__init__()
         self._manager: Any = None
         self._nursery: Any = None
         self._running: set[_TrioTask] = set()
@@ -427,6 +457,7 @@ class _TrioTasks(TaskScope):
                 await self._ended.wait()
             if timer.cancelled_caught:
                 _report_stuck([handle.name for handle in self._running])
+        self._end()
 
 
 def _guarded(function: Callable[..., object], args: tuple[Any, ...]) -> None:

@@ -6,11 +6,12 @@
 
 Budget: the median of the rounds' ratios is at most 1.5. One server process holds 500 sessions, 500 bare connections of
 echokernel-quic and 500 of aioquic as it comes; a second process is at the other end of all of them. *Broadcast* is the time
-from ``context.broadcast()`` of a 100 B event until the last packet is with the socket. *aioquic* is the time for handing a ready
-frame, the very same bytes, to each QuicConnection of aioquic, asking it for the packet and sending that: no session, no channel,
-no event loop in between. *Engine* is the same on echokernel-quic's engine, which is aioquic's with a shorter way through a
-packet; *transport* the same through its streams and ``flush()``. A broadcast lets others run after 70 ms of one turn of the
-loop; on a machine that needs longer for 500 packets, what they do (acknowledgements above all) is part of its time.
+from ``context.broadcast()`` of a 100 B event until the last packet is with the socket. *aioquic* is the time for handing a
+ready frame, the very same bytes, to each QuicConnection of aioquic, asking it for the packet and sending that: no session, no
+channel, no event loop in between. *Engine* is the same on echokernel-quic's engine, which is aioquic's with a shorter way
+through a packet; *transport* the same through its streams and ``flush()``. A broadcast lets others run after 70 ms of one
+turn of the loop; on a machine that needs longer for 500 packets, what they do (acknowledgements above all) is part of its
+time.
 """
 
 from __future__ import annotations

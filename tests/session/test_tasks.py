@@ -197,3 +197,25 @@ async def test_deadlines_fire_once_in_their_order_and_not_when_discarded() -> No
         deadlines.close()
         await anyio.sleep(2)
     assert len(log) == 3
+
+
+async def test_what_is_left_to_release_is_released_when_the_scope_has_closed(caplog: pytest.LogCaptureFixture) -> None:
+    called: list[str] = []
+    async with open_tasks() as tasks:
+
+        async def linger() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                called.append("task")
+
+        tasks.start(linger)
+        tasks.at_end(lambda: called.append("first"))
+        tasks.at_end(lambda: 1 / 0)
+        tasks.at_end(lambda: called.append("cancelled")).cancel()
+        tasks.at_end(lambda: called.append("last"))
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        assert called == []
+    assert called == ["task", "last", "first"]
+    assert "ZeroDivisionError" in caplog.text, "one that fails keeps none of the others from its turn"

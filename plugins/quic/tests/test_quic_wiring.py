@@ -8,7 +8,10 @@ import anyio
 import pytest
 from quic_helpers import connected, until
 
+from echokernel.addresses import parse_address
 from echokernel.errors import ConnectionClosed, InvalidArgument, StreamClosed, StreamReset, StreamStopped
+from echokernel.tasks import open_tasks
+from echokernel_quic import QuicTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -177,3 +180,14 @@ async def test_larger_packets_on_loopback_after_a_probe() -> None:
             send = await connection.open_uni_stream()
             await send.write(bytes(20_000))
         await until(lambda: pair.client.engine.datagram_size > 1200 and pair.server.engine.datagram_size > 1200)
+
+
+async def test_the_port_is_free_when_the_scope_is_closed_whoever_was_still_connected() -> None:
+    port = 0
+    async with open_tasks() as theirs:
+        for _ in range(2):
+            async with open_tasks() as ours:
+                listener = await QuicTransport().listen(parse_address(f"quic://127.0.0.1:{port}"), ours)
+                port = listener.address.port
+                await QuicTransport().connect(listener.address, theirs)
+                await listener.accept()

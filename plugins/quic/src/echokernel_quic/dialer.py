@@ -89,6 +89,7 @@ class Dialer:
         if self._loopback and config.max_datagram_size is None:
             self.connection.watch_path(PathSize(base=engine.datagram_size))
         self._watch = tasks.watch_readable(sock, self._on_readable)
+        self._last_call = tasks.at_end(self._socket.close)
 
     @staticmethod
     def _is_loopback(host: str) -> bool:
@@ -212,5 +213,6 @@ class Dialer:
 
     def forget(self, connection: QuicConnection) -> None:
         self._watch.cancel()
+        self._last_call.cancel()
         # on trio the watch ends a moment later, and must not find another file under this number
         self._tasks.call_soon(self._socket.close)

@@ -98,6 +98,7 @@ class QuicListener(Listener):
         self.ignored = 0
         """Datagrams that led to nothing, for whatever reason."""
         self._watch = tasks.watch_readable(sock, self._on_readable)
+        self._last_call = tasks.at_end(sock.close)  # whoever was not told goodbye by then: the port has to be free
 
     # --- Listener ---------------------------------------------------------------------------------------------------
 
@@ -294,5 +295,6 @@ class QuicListener(Listener):
     def _release_socket(self) -> None:
         if self._closed and not self._ways:
             self._watch.cancel()
+            self._last_call.cancel()
             # on trio the watch ends a moment later, and must not find another file under this number
             self._tasks.call_soon(self._socket.close)
