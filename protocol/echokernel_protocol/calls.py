@@ -97,6 +97,8 @@ class CallReader:
         """Whether END or ERROR is here; nothing may follow it."""
         self.has_more = False
         """Whether messages that have arrived wait: ``receive(b"")`` returns them."""
+        self.missing = 0
+        """Bytes that an announced body still lacks."""
         self.request_id = request_id
         self.slot = slot
         self._message_type = message_type
@@ -106,7 +108,6 @@ class CallReader:
         self._is_first = message_type is MessageType.REQUEST
         self._body: CallFrame | None = None
         self._parts: list[bytes] = []
-        self._missing = 0
 
     def receive(self, data: bytes) -> list[CallFrame]:
         """Take the stream's bytes; return up to 64 messages that they complete, in order. Raises ProtocolViolation."""
@@ -121,8 +122,8 @@ class CallReader:
             frame = self._judge(frames[0])
             if frame.flags & _BODY:
                 self._announce(frame)
-                self._fill(self._decoder.take(self._missing), result)
-                if self._missing:
+                self._fill(self._decoder.take(self.missing), result)
+                if self.missing:
                     break
             else:
                 self._complete(frame, result)
@@ -174,15 +175,15 @@ class CallReader:
             raise ProtocolViolation(
                 f"a message of {length:,} bytes; the limit here is {self._max_message:,}", code=Code.LIMIT_EXCEEDED
             )
-        self._body, self._missing = frame, length
+        self._body, self.missing = frame, length
 
     def _fill(self, data: bytes, result: list[CallFrame]) -> bytes:
         """Give the waiting body its bytes; return what is left of them."""
         assert self._body is not None
-        part, rest = data[: self._missing], data[self._missing :]
+        part, rest = data[: self.missing], data[self.missing :]
         self._parts.append(part)
-        self._missing -= len(part)
-        if not self._missing:
+        self.missing -= len(part)
+        if not self.missing:
             frame, self._body = self._body, None
             frame.payload, frame.flags = b"".join(self._parts), frame.flags & ~_BODY
             self._parts = []

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from raw_peer import REQUEST, SLOT, Dial, RawPeer, error_of, frame, raw_peer
+from raw_peer import BODY, REQUEST, SLOT, Dial, RawPeer, error_of, frame, raw_peer
 
 from echokernel import (
     ConnectionClosed,
@@ -36,6 +36,7 @@ from echokernel import (
     time_left,
 )
 from echokernel.addresses import parse_address
+from echokernel.engine.room import Room
 from echokernel.tasks import open_tasks
 from echokernel.testing import JsonSerializer, Nodes, connected
 from echokernel_protocol.calls import AT_ONCE, CallReader
@@ -659,3 +660,99 @@ async def test_nobody_gets_in_behind_a_goaway() -> None:
         assert [(type(error).__name__, getattr(error, "code", 0)) for error in failed] == [
             ("ConnectionClosed", Code.GOING_AWAY)
         ] * 2
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+SMALL = Limits(max_message=1_000_000, max_request_bytes=2_000_000)
+
+
+def holding(most: list[int]) -> Any:
+    running = 0
+
+    @rpc
+    async def hold(text: str) -> int:
+        nonlocal running
+        running += 1
+        most.append(running)
+        await anyio.sleep(0.1)
+        running -= 1
+        return len(text)
+
+    return hold
+
+
+async def test_large_isolated_requests_wait_for_each_other_and_are_all_answered() -> None:
+    most: list[int] = []
+    async with connected(holding(most), server=EchoServer.builder().limits(SMALL)) as nodes:
+        async with anyio.create_task_group() as tasks:
+            for size in (900_000, 800_000, 900_000, 100, 700_000, 100_000, 900_000):
+                tasks.start_soon(lambda size: nodes.client.request("hold", "x" * size, isolated=True), size)
+        assert len(most) == 7
+        session = nodes.server.context().sessions()[0]
+        assert session._served is not None
+        assert session._served.bodies.used == 0
+    assert max(most) < 5, "two or three large ones, and the one that needs no room"
+
+
+async def test_bodies_that_never_end_hold_their_room_for_a_while_and_nobody_elses() -> None:
+    most: list[int] = []
+    a_million = b"\xc0\x84\x3d"
+    async with connected(holding(most), server=EchoServer.builder().limits(SMALL)) as nodes, raw_peer(dialer(nodes)) as bad:
+        for number in range(4):
+            call = await bad.call()
+            await call.send.write(frame(REQUEST, call.id, "hold", SLOT | BODY, a_million))
+            if number < 2:
+                await call.send.write(bytes(999_999))
+        await anyio.sleep(1)
+        session = next(s for s in nodes.server.context().sessions() if s._served and s._served.bodies.used)
+        assert session._served is not None
+        assert session._served.bodies.used <= 2_000_000
+        assert await nodes.client.request("hold", "x" * 900_000, isolated=True) == 900_000
+        await anyio.sleep(40)  # the time for a request to arrive is over
+        assert session._served.bodies.used == 0
+    assert most == [1]
+
+
+async def test_an_items_room_is_free_when_the_next_one_is_asked_for() -> None:
+    async def many() -> AsyncIterator[str]:
+        for _ in range(8):
+            yield "x" * 900_000
+
+    async with connected(count, server=EchoServer.builder().limits(SMALL)) as nodes:
+        async with anyio.create_task_group() as tasks:
+            answers: list[int] = []
+
+            async def send() -> None:
+                async with nodes.client.request_stream("count", items=many()) as call:
+                    answers.append(await call.result())
+
+            for _ in range(3):
+                tasks.start_soon(send)
+        assert answers == [8, 8, 8]
+
+
+async def test_room_that_was_waited_for_in_vain_is_nobodys() -> None:
+    async with open_tasks() as tasks:
+        room = Room(100, tasks)
+
+        async def hold(size: int) -> None:
+            await room.take(size)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                room.give(size)
+
+        await room.take(500)  # alone
+        with anyio.move_on_after(1):
+            await room.take(1)
+        waiting = tasks.start(hold, 60)
+        await anyio.sleep(0.1)
+        tasks.start(hold, 40)
+        await anyio.sleep(0.1)
+        room.give(500)
+        tasks.stop(waiting)  # in the very turn in which it was let in
+        await anyio.sleep(0.1)
+        assert room.used == 40
+        await room.take(60)
+        assert room.used == 100

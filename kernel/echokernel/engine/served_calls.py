@@ -12,6 +12,7 @@ from echokernel.engine.failures import describe_failure
 from echokernel.engine.metadata import encode_trailers, take_timeout
 from echokernel.engine.parts import parts
 from echokernel.engine.preludes import PRELUDE_SECONDS, read_prelude, refuse_stream
+from echokernel.engine.room import Room
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -67,6 +68,8 @@ class ServedCalls:
         self.tasks = tasks
         self.channel = link.channel
         self.onion: Next | None = compose(middleware, session, self._innermost) if middleware else None
+        self.bodies = Room(session.limits.max_request_bytes, tasks)
+        """For what is announced as bodies: a call holds its own until it ends, an item's until the next one is asked for."""
         self.arriving = 0
         """Streams of the peer whose call has not arrived yet."""
         self.begun = 0
@@ -127,9 +130,12 @@ class ServedCall:
 
     __slots__ = (
         "_code",
+        "_coming",
         "_has_begun",
         "_head",
+        "_held",
         "_is_unwanted",
+        "_item_held",
         "_owner",
         "_reader",
         "_ready",
@@ -152,6 +158,9 @@ class ServedCall:
         self._head = NAMELESS[0]
         self._code = int(Code.CANCELLED)
         self._has_begun = False
+        self._held = 0
+        self._item_held = 0
+        self._coming = 0
         self._is_unwanted = False
         self._timer: Timer | None = None
 
@@ -201,6 +210,7 @@ class ServedCall:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._owner.bodies.give(self._held)
             del self._send, self._recv  # the stream knows this call, too: a circle is work for the garbage collector
 
     async def _read_request(self) -> CallFrame:
@@ -217,11 +227,27 @@ class ServedCall:
                 self._timer.cancel()
             self._timer = tasks.call_at(tasks.now() + REQUEST_SECONDS, self.stop, Code.DEADLINE_EXCEEDED)
         while not self._ready:
+            await self._make_room()
             data = await self._recv.read()
             if not data:
                 self._reader.end_of_stream()
-            self._ready.extend(self._reader.receive(data))
+            self._receive(data)
+        self._item_held = 0  # the call's own body stays until its end
         return self._ready.popleft()
+
+    def _receive(self, data: bytes) -> None:
+        self._ready.extend(self._reader.receive(data))
+        if self._ready:  # the body that was coming is whole
+            self._item_held += self._coming
+            self._coming = 0
+
+    async def _make_room(self) -> None:
+        """A body is announced: wait until it may come. The stream's credit holds the caller back meanwhile."""
+        size = self._reader.missing
+        if size and not self._coming:
+            await self._owner.bodies.take(size)
+            self._held += size
+            self._coming = size
 
     async def _serve(self, frame: CallFrame, timeout: float) -> None:
         owner, tasks = self._owner, self._owner.tasks
@@ -339,14 +365,19 @@ class ServedCall:
 
     async def next_item(self) -> CallFrame | None:
         """Return the caller's next item; None behind the last one."""
+        if self._item_held:
+            self._owner.bodies.give(self._item_held)
+            self._held -= self._item_held
+            self._item_held = 0
         while not self._ready:
             if self._reader.ended:
                 return None
             try:
+                await self._make_room()
                 data = b"" if self._reader.has_more else await self._recv.read()
                 if not data and not self._reader.has_more:
                     self._reader.end_of_stream()
-                self._ready.extend(self._reader.receive(data))
+                self._receive(data)
             except StreamReset as error:
                 raise RequestCancelled("the caller gave up while it sent its items", code=error.code) from None
             except ProtocolViolation as violation:
