@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from echokernel.addresses import Address
+    from echokernel.calling import Caller
     from echokernel.client import ClientBuilder, ClientPlugin, EchoClient
     from echokernel.context import ClientContext, ServerContext
     from echokernel.discovery import Advertiser, Discovery, ServiceInfo
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from echokernel.session import Session, SessionId, SessionInfo
     from echokernel.streaming import StreamingCall
     from echokernel.transport import Connection, Listener, PeerIdentity, RecvStream, SendStream, Transport
+    from echokernel.types import F32, I8, I16, I32, I64, I128, U8, U16, U32, U64, U128, Char, Length, USize
     from echokernel_protocol.describe import (
         Description,
         Health,
@@ -63,9 +65,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "F32",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "I128",
+    "U8",
+    "U16",
+    "U32",
+    "U64",
+    "U128",
     "Address",
     "Advertiser",
     "BroadcastPolicy",
+    "Caller",
+    "Char",
     "ClientBuilder",
     "ClientContext",
     "ClientPlugin",
@@ -85,6 +100,7 @@ __all__ = [
     "Health",
     "HealthStatus",
     "InvalidArgument",
+    "Length",
     "Limits",
     "Listener",
     "MessageType",
@@ -125,6 +141,7 @@ __all__ = [
     "Timestamped",
     "Transport",
     "TransportError",
+    "USize",
     "Unauthenticated",
     "current_metadata",
     "current_trailers",
@@ -137,6 +154,7 @@ __all__ = [
 
 _MODULES = {
     "echokernel.addresses": "Address",
+    "echokernel.calling": "Caller",
     "echokernel.client": "ClientBuilder ClientPlugin EchoClient",
     "echokernel.context": "ClientContext ServerContext",
     "echokernel.discovery": "Advertiser Discovery ServiceInfo",
@@ -159,6 +177,7 @@ _MODULES = {
     "echokernel.session": "Session SessionId SessionInfo",
     "echokernel.streaming": "StreamingCall",
     "echokernel.transport": "Connection Listener PeerIdentity RecvStream SendStream Transport",
+    "echokernel.types": "Char F32 I128 I16 I32 I64 I8 Length U128 U16 U32 U64 U8 USize",
     "echokernel_protocol.describe": ("Description Health HealthStatus MethodDescription MethodKind PluginDescription"),
     "echokernel_protocol.frames": "Frame Header MessageType",
     "echokernel_protocol.timestamped": "Timestamped",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from echokernel.addresses import Address, parse_address
+from echokernel.calling import DEFAULT, CallOptions, TypedCalls
 from echokernel.context import ClientContext
 from echokernel.engine.flow_options import BUFFER_FRAMES
 from echokernel.engine.hello import dial_session
@@ -192,7 +193,7 @@ class Connecting:
         await self._client._leave()
 
 
-class EchoClient(HandlerOwner):
+class EchoClient(TypedCalls, HandlerOwner):
     """A node that dialled. It is closed by leaving its ``async with``, or by :meth:`close`."""
 
     def __init__(self, node: Node, address: Address, transport: Transport, credentials: Credentials) -> None:
@@ -233,6 +234,9 @@ class EchoClient(HandlerOwner):
         if self._session is None:
             raise InvalidArgument("this client is not connected")
         return self._session
+
+    def _calling(self) -> tuple[Session, CallOptions]:
+        return self.session, DEFAULT
 
     # These two return the session's coroutine instead of awaiting it: once per message, that is worth it.
 

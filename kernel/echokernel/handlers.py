@@ -99,6 +99,7 @@ class FunctionHandler(Generic[P, R]):
         functools.update_wrapper(self, function)
         self._is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         self._signature: tuple[bool, tuple[Any, ...], Any] | None = None
+        self._shape: str | None = None
         self.yields = inspect.isasyncgenfunction(function)
         """Whether it answers with many values."""
         self._items_at = -1
@@ -218,6 +219,37 @@ class FunctionHandler(Generic[P, R]):
         if not parameters:
             return types.NoneType
         return parameters[0] if len(parameters) == 1 else tuple[parameters]  # type: ignore[valid-type]
+
+    @property
+    def items_place(self) -> int:
+        """Which of the payload's parameters, from 0, receives many values; -1: none of them."""
+        _ = self.signature
+        return self._items_at
+
+    @property
+    def item_type(self) -> Any:
+        """The type of the many values that it receives. Raises AttributeError where it receives none."""
+        _ = self.signature
+        return self._item_type
+
+    @property
+    def shape(self) -> str:
+        """The shapes (see :mod:`echokernel.shapes`) of payload, items and result, a line each, empty where there is none.
+
+        The result's begins with ``*`` where there are many. Empty where one of the types has no shape, and for streams.
+        """
+        if self._shape is None:
+            from echokernel.shapes import NoShape, shape
+
+            def result() -> str:
+                return "*" * self.yields + shape(self.signature[2]) if self.kind == "rpc" else ""
+
+            try:
+                items = shape(self.item_type) if self.takes_items else ""
+                self._shape = "" if self.kind == "stream" else "\n".join((shape(self.payload_type), items, result()))
+            except (NoShape, InvalidArgument):
+                self._shape = ""
+        return self._shape
 
     async def run_stream(self, session: Session, receiver: StreamReceiver) -> None:
         """Call a stream handler's function."""

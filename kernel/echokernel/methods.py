@@ -129,6 +129,10 @@ class MethodTable:
         self.version += 1
         return handler
 
+    def find(self, kind: Kind, name: str) -> Any:
+        """Return a handler, None where there is none."""
+        return self._handlers.get((kind, name))
+
     def __len__(self) -> int:
         return len(self._handlers)
 

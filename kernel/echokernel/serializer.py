@@ -33,6 +33,8 @@ class Serializer(ABC):
 
     name: str
     """As in the hello and the configuration: ``msgpack``."""
+    self_describing: bool = True
+    """Whether payloads can be read without their type. Where not, what a method's types are is asked of the peer."""
 
     @abstractmethod
     def codec(self, type: Any) -> Codec:

@@ -18,6 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from echokernel import introspection
+from echokernel.calling import DEFAULT, CallOptions, TypedCalls
 from echokernel.context import ClientContext, ServerContext, Store
 from echokernel.engine import inherited
 from echokernel.engine.backlog import Backlog
@@ -93,7 +94,7 @@ class SessionInfo:
     """Seconds since 1970."""
 
 
-class Session(Store):
+class Session(TypedCalls, Store):
     """One peer. Handlers get it as their first parameter; :class:`~echokernel.client.EchoClient` has one inside."""
 
     def __init__(
@@ -299,6 +300,22 @@ class Session(Store):
         Raises InvalidArgument, SerializationError; what the handler raises comes out of the iteration.
         """
         return self._calls.own_streams.streaming(method, value, items, sends, timeout, returns, metadata)
+
+    def _calling(self) -> tuple[Session, CallOptions]:
+        return self, DEFAULT
+
+    def _call(self, handler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: CallOptions) -> Any:
+        """See :meth:`call`."""
+        typed = self._calls.typed
+        stub = typed.stub(handler)
+        payload, items = stub.encode(args, kwargs)
+        if stub.streams:
+            return self._calls.own_streams.typed(stub, payload, items, options)
+        if items is not None:
+            return self._calls.own_streams.typed(stub, payload, items, options).result()
+        if self._early is not None:
+            return self._early.call(stub, payload, options)
+        return typed.call(stub, payload, options) if stub.answers else typed.tell(stub, payload, options)
 
     def emit(
         self,

@@ -16,12 +16,12 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from echokernel.handlers import FunctionHandler, item_type, resolve_hints, takes_session
+from echokernel.handlers import FunctionHandler, Kind, item_type, resolve_hints, takes_session
 from echokernel_protocol.describe import MethodDescription, MethodKind
 
 logger = logging.getLogger("echokernel.introspection")
 
-__all__ = ["annotation_text", "describe_handler"]
+__all__ = ["annotation_text", "describe_handler", "signature_text"]
 
 _MODULE_PATH = re.compile(r"\b(?:\w+\.)+(?=\w)")
 MAX_DOC = 16_384  # characters of a docstring that travel; the rest is left to the source
@@ -48,14 +48,12 @@ def describe_handler(kind: MethodKind, name: str, handler: Any) -> MethodDescrip
     plain = [parameter for parameter in parameters if item_type(parameter.annotation) is None]
     answers = item_type(result)
     streams_answer = answers is not None or inspect.isasyncgenfunction(function)
-    text = f"({', '.join(map(_parameter_text, parameters))})"
-    if kind is MethodKind.RPC and "return" in hints:
-        text += f" -> {annotation_text(result)}"
     return MethodDescription(
         kind=kind,
         name=name,
-        signature=text,
+        signature=signature_text(handler.kind, function),
         doc=inspect.cleandoc(function.__doc__ or "")[:MAX_DOC],
+        shape=handler.shape,
         parameters="" if kind is MethodKind.STREAM else _payload_schema(plain),
         items=_schema(items[0][0], "validation") if items else "",
         result=_schema(answers[0] if answers else Any if streams_answer else result, "serialization")
@@ -65,6 +63,13 @@ def describe_handler(kind: MethodKind, name: str, handler: Any) -> MethodDescrip
         streaming_response=streams_answer,
         concurrent=handler.concurrent,
     )
+
+
+def signature_text(kind: Kind, function: Callable[..., Any]) -> str:
+    """Return a handler's signature as Python writes it, without modules and session: ``(a: int, b: int) -> int``."""
+    hints = _hints(function)
+    text = f"({', '.join(map(_parameter_text, _payload_parameters(function, hints)))})"
+    return f"{text} -> {annotation_text(hints['return'])}" if kind == "rpc" and "return" in hints else text
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

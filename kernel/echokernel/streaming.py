@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -29,9 +30,19 @@ if TYPE_CHECKING:
     from echokernel.tasks import Task, Timer
     from echokernel_protocol.calls import CallFrame
 
-__all__ = ["StreamingCall"]
+__all__ = ["Prepared", "StreamingCall"]
 
 Items = AsyncIterable[Any] | Iterable[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of a call when it is opened, and not before: the peer was asked for the method's types."""
+
+    opening: Opening
+    encode: Callable[[Any], bytes]
+    """Of one item."""
+    returns: Any
 
 
 class StreamingCall:
@@ -49,7 +60,14 @@ class StreamingCall:
     """
 
     def __init__(
-        self, calls: OwnStreams, opening: Opening, items: Items | None, sends: bool, timeout: float, returns: Any
+        self,
+        calls: OwnStreams,
+        opening: Opening,
+        items: Items | None,
+        sends: bool,
+        timeout: float,
+        returns: Any,
+        encode: Callable[[Any], bytes],
     ) -> None:
         self.method = opening.method
         self.trailers: Mapping[str, str] = {}
@@ -60,6 +78,11 @@ class StreamingCall:
         self._sends = sends or items is not None
         self._timeout = timeout
         self._returns = returns
+        self._encode = encode
+        self.prepare: Callable[[], Awaitable[Prepared]] | None = None
+        """What completes the call when it is opened."""
+        self.judge: Callable[[EchoError], EchoError] | None = None
+        """What makes of the handler's error the one that the caller gets."""
         self._decode: Callable[[bytes], Any] | None = None
         self._stream: CallStream | None = None
         self._ready: deque[CallFrame] = deque()
@@ -87,7 +110,7 @@ class StreamingCall:
         stream = await self._opened()
         self._check()
         try:
-            await stream.send(self._calls.encode(item))
+            await stream.send(self._encode(item))
         except EchoError:
             self._check()
             raise
@@ -194,6 +217,9 @@ class StreamingCall:
             stream: CallStream | None = None
             try:
                 with anyio.CancelScope(deadline=end) as self._scope:
+                    if self.prepare is not None:
+                        prepared = await self.prepare()
+                        self._opening, self._encode, self._returns = prepared.opening, prepared.encode, prepared.returns
                     stream = await self._calls.open_stream(self._opening, ends=not self._sends, timeout=timeout)
             finally:
                 self._scope = None
@@ -212,7 +238,7 @@ class StreamingCall:
                 self._timer = tasks.call_at(end, _expire, itself)
             if self._items is not None:
                 self._sender = tasks.start(
-                    _send_items, self._calls, stream, self._items, itself, name=f"items of {self.method}"
+                    _send_items, self._encode, stream, self._items, itself, name=f"items of {self.method}"
                 )
 
     def _end(self, frame: CallFrame) -> None:
@@ -221,7 +247,7 @@ class StreamingCall:
         if error is None:
             self.trailers = frame.metadata
         else:
-            self._error = error
+            self._error = error if self.judge is None else self.judge(error)
         self._release(Code.OK)
 
     def _expire(self) -> None:
@@ -258,20 +284,20 @@ def _expire(reference: weakref.ref[StreamingCall]) -> None:
 
 
 async def _send_items(
-    calls: OwnStreams, stream: CallStream, items: Items, reference: weakref.ref[StreamingCall]
+    encode: Callable[[Any], bytes], stream: CallStream, items: Items, reference: weakref.ref[StreamingCall]
 ) -> None:
     failure: BaseException | None = None
     try:
         if isinstance(items, AsyncGenerator):
             async with aclosing(items):  # closed in the task that iterates it
                 async for item in items:
-                    await stream.send(calls.encode(item))
+                    await stream.send(encode(item))
         elif isinstance(items, AsyncIterable):
             async for item in items:
-                await stream.send(calls.encode(item))
+                await stream.send(encode(item))
         else:
             for item in items:
-                await stream.send(calls.encode(item))
+                await stream.send(encode(item))
         await stream.finish()
     except EchoError as error:
         if not stream.was_stopped:  # else the handler has answered without reading them all

@@ -94,7 +94,7 @@ class PluginDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodDescription:
-    """``kind: varint · name · flags: u8 · signature · doc · parameters · items · result``, the unmarked ones strings.
+    """``kind: varint · name · flags: u8 · signature · doc · shape · parameters · items · result``, the unmarked ones strings.
 
     Schemas are JSON Schema (2020-12) as JSON text; empty where a type has none, or none were asked for.
     """
@@ -104,6 +104,9 @@ class MethodDescription:
     signature: str = ""
     """As Python writes it, without modules: ``(a: int, b: int) -> int``."""
     doc: str = ""
+    shape: str = ""
+    """What its messages look like on the wire: payload, items and result, a line each, empty where there is none; with
+    ``streaming_response`` the result's begins with ``*``. Empty where the node cannot tell."""
     parameters: str = ""
     """Schema of the payload: ``null`` for no parameter, the parameter's, or an array for several."""
     items: str = ""
@@ -122,7 +125,7 @@ class MethodDescription:
             | _STREAMING_RESPONSE * self.streaming_response
             | _CONCURRENT * self.concurrent
         )
-        texts = (self.signature, self.doc, self.parameters, self.items, self.result)
+        texts = (self.signature, self.doc, self.shape, self.parameters, self.items, self.result)
         return encode_varint(self.kind) + encode_str(self.name) + bytes((flags,)) + b"".join(map(encode_str, texts))
 
 
@@ -164,7 +167,7 @@ class Description:
         node, version, runtime = reader.text(), reader.text(), reader.text()
         serializers = reader.sequence(take_str, 1)
         plugins = tuple(PluginDescription(reader.text(), reader.text(), reader.text()) for _ in range(reader.count(3)))
-        methods = tuple(reader.method() for _ in range(reader.count(8)))
+        methods = tuple(reader.method() for _ in range(reader.count(9)))
         reader.end()
         if len({(method.kind, method.name) for method in methods}) != len(methods):
             raise ProtocolViolation("a $describe answer has a method twice")
@@ -253,6 +256,7 @@ class _Reader:
             name=name,
             signature=self.text(),
             doc=self.text(),
+            shape=self.text(),
             parameters=self.text(),
             items=self.text(),
             result=self.text(),

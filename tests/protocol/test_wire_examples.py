@@ -98,6 +98,7 @@ EXAMPLES: dict[str, list[bytes]] = {
                     name="math.add",
                     signature="(a: int) -> int",
                     doc="Add.",
+                    shape="i64\n\ni64",
                     parameters='{"type":"integer"}',
                     result='{"type":"integer"}',
                 ),

@@ -110,6 +110,7 @@ def as_dict(found: Description) -> dict[str, Any]:
                 "name": method.name,
                 "signature": method.signature,
                 "doc": method.doc,
+                "shape": method.shape,
                 "parameters": _schema(method.parameters),
                 "items": _schema(method.items),
                 "result": _schema(method.result),

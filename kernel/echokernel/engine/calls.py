@@ -12,9 +12,11 @@ from echokernel.engine.codecs import own_head
 from echokernel.engine.deadlines import Deadlines, check_timeout
 from echokernel.engine.inherited import deadline as inherited_deadline
 from echokernel.engine.inherited import metadata as inherited_metadata
+from echokernel.engine.learning import Learning
 from echokernel.engine.link import YIELD_AFTER
-from echokernel.engine.metadata import encode_metadata
+from echokernel.engine.metadata import claimed, encode_metadata
 from echokernel.engine.own_streams import OwnStreams
+from echokernel.engine.typed_out import TypedOut
 from echokernel.engine.waiting_events import Ready
 from echokernel.engine.waiting_requests import Placed, WaitingRequest
 from echokernel.errors import (
@@ -28,6 +30,7 @@ from echokernel.errors import (
     error_from_code,
 )
 from echokernel_protocol.channel import FRAME_CHARGE, Announced, event_frame
+from echokernel_protocol.describe import MethodKind
 from echokernel_protocol.early import IDEMPOTENT
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import SLOT_MASK, Flags, Frame, Header, MessageType
@@ -98,6 +101,8 @@ class Calls:
         self._waited = 0
         self._wake_is_due = False
         self._turn_deadlines = Deadlines(tasks, self._expire_turn)
+        self.learning = Learning(self, codecs)
+        self.typed = TypedOut(self, codecs)
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -118,11 +123,14 @@ class Calls:
             payload = codecs.encoders[value.__class__](value)
         except KeyError:
             head = codecs.head(method)
-            payload = codecs.encode(value)
+            learned = await self.learning.learn(MethodKind.RPC, method, timeout) if codecs.learns else None
+            payload = (codecs if learned is None else learned).encode(value)
+            if learned is not None and returns is Any:
+                returns = learned.returns
         if self.outgoing is not None:
-            flags, answer = await self._request_through(head, method, payload, timeout, idempotent, metadata, isolated)
+            flags, answer = await self.request_through(head, method, payload, timeout, idempotent, metadata, isolated)
         else:
-            exchange = self.own_streams.exchange_isolated if isolated else self._exchange
+            exchange = self.own_streams.exchange_isolated if isolated else self.exchange
             flags, answer = await exchange(method, head, payload, timeout, idempotent, metadata)
         try:
             decode = codecs.decoders[returns, flags]
@@ -150,7 +158,7 @@ class Calls:
                 return left, False
         return timeout, default
 
-    async def _exchange(
+    async def exchange(
         self,
         method: str,
         head: bytes,
@@ -198,7 +206,7 @@ class Calls:
                 self._deadlines.discard(bucket, request_id)
         return flags, answer
 
-    async def _request_through(
+    async def request_through(
         self,
         head: bytes,
         method: str,
@@ -212,10 +220,10 @@ class Calls:
         assert self.outgoing is not None
 
         async def innermost(frame: Frame) -> Frame:
-            exchange = self.own_streams.exchange_isolated if isolated else self._exchange
+            exchange = self.own_streams.exchange_isolated if isolated else self.exchange
             head = self._codecs.head(frame.header.method)
             flags, answer = await exchange(
-                frame.header.method, head, frame.payload, timeout, idempotent, frame.metadata
+                frame.header.method, head, frame.payload, timeout, idempotent, claimed(metadata, method, frame)
             )
             if flags & _ERROR:
                 raise self.error_from(answer)
@@ -231,7 +239,7 @@ class Calls:
 
     async def request_raw(self, method: str, payload: bytes, timeout: float | None) -> bytes:
         """Ask the kernel of the peer: send ``payload`` as it is, in slot 0, and return the answer's. Harmless when repeated."""
-        flags, answer = await self._exchange(method, self._codecs.head(method), payload, timeout, True, None)
+        flags, answer = await self.exchange(method, self._codecs.head(method), payload, timeout, True, None)
         if flags & _ERROR:
             raise self.error_from(answer)
         return answer
@@ -292,10 +300,18 @@ class Calls:
             payload = codecs.encoders[value.__class__](value)
         except KeyError:
             head = own_head(codecs, method)
-            payload = codecs.encode(value)
+            learned = await self.learning.learn(MethodKind.EVENT, method, None) if codecs.learns else None
+            payload = (codecs if learned is None else learned).encode(value)
         if self.outgoing is None:
             await self.emit_payload(method, head, payload, metadata)
-            return
+        else:
+            await self.emit_through(method, head, payload, metadata)
+
+    async def emit_through(
+        self, method: str, head: bytes, payload: bytes, metadata: Mapping[str, str] | None
+    ) -> None:
+        """Send a coded event through the middleware of this end."""
+        assert self.outgoing is not None
 
         async def innermost(frame: Frame) -> None:
             head = own_head(self._codecs, frame.header.method)

@@ -20,16 +20,18 @@ __all__ = ["Codecs", "own_head"]
 class Codecs:
     """Serializers by slot, and what was made of them."""
 
-    __slots__ = ("decoders", "encoders", "heads", "key", "serializers", "slot")
+    __slots__ = ("decoders", "encoders", "heads", "key", "learns", "serializers", "slot")
 
     def __init__(self, serializers: Sequence[Serializer]) -> None:
         self.serializers: tuple[Serializer, ...] = (RawSerializer(), *serializers)
         self.slot = 1 if serializers else 0
         """The slot of this end's own messages: the first serializer that both ends have."""
+        self.learns = not self.serializers[self.slot].self_describing
+        """Whether a method's types have to be known before it can be called."""
         self.key = self.serializers[self.slot].name, self.slot
         """Messages to sessions with equal keys have equal bytes."""
         self.heads: dict[str, bytes] = {}
-        """The second half of a frame's header, by method."""
+        """The second half of a frame's header, by method; those of methods whose types are to be looked up are not here."""
         self.encoders: dict[type, Callable[[Any], bytes]] = {}
         self.decoders: dict[tuple[Any, int], Callable[[bytes], Any]] = {}
         """By the wanted type and the answer's flags."""
@@ -47,7 +49,7 @@ class Codecs:
                 raise InvalidArgument(str(error)) from None
             slot = 0 if method.startswith("$") else self.slot  # the kernel's own methods need no serializer
             head = encode_method(method, slot << SLOT_SHIFT)
-            if len(self.heads) < REMEMBERED and not method.startswith("$"):
+            if len(self.heads) < REMEMBERED and not method.startswith("$") and not self.learns:
                 self.heads[method] = head
         return head
 

@@ -6,6 +6,7 @@ acceptor runs these and nothing else, and everything waits for the handshake's e
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,6 +21,8 @@ from echokernel_protocol.maps import take_map
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from echokernel.calling import CallOptions
+    from echokernel.engine.stubs import Stub
     from echokernel.session import Session
     from echokernel.transport import Connection
 
@@ -93,20 +96,32 @@ class Early:
         isolated: bool,
     ) -> Any:
         """As :meth:`Session.request`: at once when it is marked, else when the early time is over."""
-        session = self._session
-        if not idempotent or isolated:  # only the first stream is early
-            limit = session.limits.default_timeout if timeout is None else timeout
-            began = anyio.current_time()
-            try:
-                with anyio.fail_after(limit or None):
-                    await self.over()
-            except TimeoutError:
-                raise RequestTimeout(
-                    f"{method}: the connection was not complete within the deadline; nothing was sent"
-                ) from None
-            if limit:
-                timeout = max(0.001, limit - (anyio.current_time() - began))
-        return await session._calls.request(method, value, timeout, returns, idempotent, metadata, isolated)
+        timeout = await self.wait(method, timeout, idempotent and not isolated)
+        return await self._session._calls.request(method, value, timeout, returns, idempotent, metadata, isolated)
+
+    async def call(self, stub: Stub, payload: bytes, options: CallOptions) -> Any:
+        """As :meth:`Session.call`, likewise."""
+        calls = self._session._calls.typed
+        if not stub.answers:
+            await self.over()
+            return await calls.tell(stub, payload, options)
+        timeout = await self.wait(stub.method, options.timeout, options.idempotent and not options.isolated)
+        return await calls.call(stub, payload, replace(options, timeout=timeout))
+
+    async def wait(self, method: str, timeout: float | None, marked: bool) -> float | None:
+        """Wait until a request may leave; return what is left of its time. Raises RequestTimeout, and why it never may."""
+        if marked:  # only the first stream is early
+            return timeout
+        limit = self._session.limits.default_timeout if timeout is None else timeout
+        began = anyio.current_time()
+        try:
+            with anyio.fail_after(limit or None):
+                await self.over()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"{method}: the connection was not complete within the deadline; nothing was sent"
+            ) from None
+        return max(0.001, limit - (anyio.current_time() - began)) if limit else timeout
 
     async def emit(
         self, event: str, value: Any, metadata: Mapping[str, str] | None, reliable: bool, fallback: bool

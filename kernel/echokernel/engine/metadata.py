@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from echokernel.engine.inherited import metadata as inherited_metadata
 from echokernel.errors import InvalidArgument
 from echokernel_protocol.errors import ProtocolViolation
 from echokernel_protocol.maps import encode_map
 
+if TYPE_CHECKING:
+    from echokernel_protocol.frames import Frame
+
+SHAPE = "$shape"
+"""Key of the fingerprint of the types that a call was made with; only the first calls of a method have it."""
 PASSED_ON = ("traceparent", "tracestate", "baggage")
 """Keys that nested messages inherit: W3C Trace Context and W3C Baggage. Everything else ends with its message."""
 
-__all__ = ["PASSED_ON", "encode_metadata", "encode_trailers", "passed_on", "take_timeout"]
+__all__ = ["PASSED_ON", "SHAPE", "Claim", "claimed", "encode_metadata", "encode_trailers", "passed_on", "take_timeout"]
+
+
+class Claim(dict[str, str]):
+    """A program's metadata, and what the kernel says of the types that its message was made with."""
+
+    __slots__ = ("fingerprint",)
+
+    def __init__(self, own: Mapping[str, str] | None, fingerprint: str) -> None:
+        super().__init__(own or {})
+        self.fingerprint = fingerprint
+
+    def __bool__(self) -> bool:
+        return True  # there is something to send, also where the program says nothing
+
+
+def claimed(original: Mapping[str, str] | None, method: str, frame: Frame) -> Mapping[str, str]:
+    """Return what middleware made of a message's metadata, with the kernel's claim where it is still the same message."""
+    if isinstance(original, Claim) and frame.header.method == method:
+        return Claim(frame.metadata, original.fingerprint)
+    return frame.metadata
 
 
 def passed_on() -> dict[str, str]:
@@ -30,6 +56,8 @@ def encode_metadata(method: str, own: Mapping[str, str] | None, kernel: Mapping[
     entries = passed_on()
     entries.update(_checked(method, own or {}))
     entries.update(kernel)
+    if isinstance(own, Claim):
+        entries[SHAPE] = own.fingerprint
     return _encoded(method, entries)
 
 

@@ -9,7 +9,7 @@ import anyio
 
 from echokernel.engine.call_stream import CallStream, Gate, Opening
 from echokernel.engine.deadlines import check_timeout
-from echokernel.engine.metadata import encode_metadata
+from echokernel.engine.metadata import Claim, claimed, encode_metadata
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -20,14 +20,17 @@ from echokernel.errors import (
     StreamClosed,
     StreamStopped,
 )
-from echokernel.streaming import Items, StreamingCall
+from echokernel.streaming import Items, Prepared, StreamingCall
 from echokernel_protocol.codes import Code
+from echokernel_protocol.describe import MethodKind
 from echokernel_protocol.frames import SLOT_MASK, Flags, Frame, Header, MessageType
 
 if TYPE_CHECKING:
+    from echokernel.calling import CallOptions
     from echokernel.engine.calls import Calls
     from echokernel.engine.codecs import Codecs
     from echokernel.engine.link import Link
+    from echokernel.engine.stubs import Stub
     from echokernel.limits import Limits
     from echokernel.tasks import TaskScope
     from echokernel_protocol.calls import CallFrame
@@ -117,8 +120,33 @@ class OwnStreams:
     ) -> StreamingCall:
         """Return a streaming request that is still to be opened; see :meth:`Session.request_stream`."""
         check_timeout(method, timeout)
-        opening = Opening(method, self._codecs.head(method), self._codecs.encode(value), metadata)
-        return StreamingCall(self, opening, items, sends, timeout or 0, returns)
+        codecs = self._codecs
+        head = codecs.head(method)
+        if not codecs.learns:
+            opening = Opening(method, head, codecs.encode(value), metadata)
+            return StreamingCall(self, opening, items, sends, timeout or 0, returns, codecs.encode)
+
+        async def prepare() -> Prepared:
+            learned = await self._calls.learning.learn(MethodKind.RPC, method, timeout)
+            if learned is None:
+                return Prepared(Opening(method, head, codecs.encode(value), metadata), codecs.encode, returns)
+            result = learned.returns if returns is Any else returns
+            encode_item = learned.encode_item or codecs.encode
+            return Prepared(Opening(method, head, learned.encode(value), metadata), encode_item, result)
+
+        call = StreamingCall(self, Opening(method, head, b"", metadata), items, sends, timeout or 0, returns, codecs.encode)
+        call.prepare = prepare
+        return call
+
+    def typed(self, stub: Stub, payload: bytes, items: Items | None, options: CallOptions) -> StreamingCall:
+        """Return a streaming request that is coded by its handler's types."""
+        method = stub.method
+        check_timeout(method, options.timeout)
+        metadata = options.metadata if stub.is_known else Claim(options.metadata, stub.fingerprint)
+        opening = Opening(method, self._codecs.head(method), payload, metadata)
+        call = StreamingCall(self, opening, items, False, options.timeout or 0, stub.returns, stub.encode_item)
+        call.judge = stub.judge
+        return call
 
     def remaining(self, method: str, timeout: float) -> float:
         """Return the seconds that a call which is opened now has, 0 for no end. Raises RequestTimeout."""
@@ -134,7 +162,8 @@ class OwnStreams:
 
         async def innermost(frame: Frame) -> Frame:
             head = self._codecs.head(frame.header.method)
-            changed = Opening(frame.header.method, head, frame.payload, frame.metadata)
+            metadata = claimed(opening.metadata, opening.method, frame)
+            changed = Opening(frame.header.method, head, frame.payload, metadata)
             await self._enter(changed.method, until)
             opened.append(await self._open_stream(changed, ends=ends, until=until))
             return Frame(Header(MessageType.RESPONSE, 0, "", int(Flags.END)), b"")
@@ -190,10 +219,6 @@ class OwnStreams:
             stream.close(Code.CANCELLED)
             raise
         return stream
-
-    def encode(self, value: Any) -> bytes:
-        """Return an item as payload. Raises SerializationError."""
-        return self._codecs.encode(value)
 
     def decoder(self, returns: Any, flags: int) -> Callable[[bytes], Any]:
         """Return what builds ``returns`` from answers with ``flags``."""

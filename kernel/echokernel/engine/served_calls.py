@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from echokernel.engine import inherited
 from echokernel.engine.failures import describe_failure
-from echokernel.engine.metadata import encode_trailers, take_timeout
+from echokernel.engine.metadata import SHAPE, encode_trailers, take_timeout
 from echokernel.engine.parts import parts
 from echokernel.engine.preludes import PRELUDE_SECONDS, read_prelude, refuse_stream
 from echokernel.engine.room import Room
+from echokernel.engine.stubs import check_claim
 from echokernel.errors import (
     ConnectionClosed,
     EchoError,
@@ -104,6 +105,12 @@ class ServedCalls:
         self.last_id = max(self.last_id, request_id)
         self._running[request_id] = call
 
+    def check_claim(self, method: str, claim: str) -> None:
+        """Raise InvalidArgument where the caller's types are others than the handler's."""
+        error = check_claim(self.session._node.methods.find("rpc", method), method, claim)
+        if error is not None:
+            raise error
+
     def leave(self, request_id: int) -> None:
         """The call is over."""
         self._running.pop(request_id, None)
@@ -181,8 +188,11 @@ class ServedCall:
         try:
             try:
                 frame = await self._read_request()
+                claim = frame.metadata.get(SHAPE)
                 timeout = take_timeout(frame.metadata, session.peer.timeout / 1000)
                 await session.connected()
+                if claim is not None:
+                    self._owner.check_claim(frame.method, claim)
                 self._owner.enter(self, frame.request_id)
             finally:
                 self._owner.arriving -= 1
@@ -192,9 +202,9 @@ class ServedCall:
         except ProtocolViolation as violation:
             refuse_stream(self._recv, self._send, violation.code)
             session._violated(violation)
-        except (Overloaded, GoingAway) as error:
+        except (Overloaded, GoingAway, InvalidArgument) as error:
             assert frame is not None
-            await self._fail(frame.request_id, ErrorInfo(error.code, error.message).encode())
+            await self._fail(frame.request_id, ErrorInfo(error.code, error.message, error.details).encode())
             self._stop_reading()
         except ConnectionClosed:
             self._send.reset(Code.CANCELLED)  # the caller gave up before its call was read

@@ -13,7 +13,8 @@ from echokernel.engine import inherited
 from echokernel.engine.calls import TIMER_GRAIN
 from echokernel.engine.deadlines import Deadlines
 from echokernel.engine.failures import describe_failure
-from echokernel.engine.metadata import take_timeout
+from echokernel.engine.metadata import SHAPE, take_timeout
+from echokernel.engine.stubs import check_claim
 from echokernel.errors import ConnectionClosed, MethodNotFound, PermissionDenied
 from echokernel.introspection import KERNEL_METHODS
 from echokernel.middleware import compose
@@ -115,7 +116,10 @@ class Serving:
         metadata: dict[str, str] | None = None
         if flags & _METADATA:
             payload, metadata = _undress(payload)
+            claim = metadata.get(SHAPE)
             timeout = take_timeout(metadata, timeout)
+            if claim is not None and self._refuse_claim(request_id, method, claim, payload):
+                return
         runners = self._rpcs.get(method) or KERNEL_METHODS.get(method)
         slot = (flags & SLOT_MASK) >> SLOT_SHIFT
         if runners is None or slot >= len(runners):
@@ -149,6 +153,17 @@ class Serving:
             info = ErrorInfo(Code.UNIMPLEMENTED, f"no method {method!r} here")
         self._channel.respond(request_id, _ERROR, info.encode())
         self._link.wake()
+
+    def _refuse_claim(self, request_id: int, method: str, claim: str, payload: bytes | Announced) -> bool:
+        """Whether the caller's types are others than the handler's; it is told."""
+        error = check_claim(self._session._node.methods.find("rpc", method), method, claim)
+        if error is None:
+            return False
+        if isinstance(payload, Announced):
+            self._bodies.discard(payload)
+        self._channel.respond(request_id, _ERROR, ErrorInfo(error.code, error.message, error.details).encode())
+        self._link.wake()
+        return True
 
     async def _serve(self, request_id: int, method: str, run: Runner, payload: bytes | Announced, flags: int) -> None:
         try:
