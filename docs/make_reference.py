@@ -54,6 +54,11 @@ def _entry(name: str, value: Any) -> str:
         code += _constructor(value)
     elif inspect.isfunction(value):
         code = "\n".join(f"{_sort(value)}{name}{_signature(each)}" for each in typing.get_overloads(value) or [value])
+    elif typing.get_origin(value) is typing.Annotated:
+        mark = value.__metadata__[0]
+        kind = f"`{typing.get_args(value)[0].__name__}`"
+        about = SIZED.get(name) or f"from {mark.minimum:,} to {mark.maximum:,}"
+        return f"### {name}\n\nFor annotations: {kind} {about}; serde's `{mark.name}`.\n"
     else:
         choices = f"One of {', '.join(f'`{json.dumps(each)}`' for each in typing.get_args(value))}. "
         return f"### {name}\n\n{choices if typing.get_args(value) else ''}{OTHERS[name]}\n"
@@ -84,6 +89,7 @@ MADE_BY_THE_KERNEL = {
     "StreamingCall",
 }
 
+SIZED = {"F32": "of 32 bits, to which it is rounded", "Char": "of one character"}
 OTHERS = {
     "BroadcastPolicy": "What becomes of a broadcast at a session that is behind: see `ServerContext.broadcast`.",
     "SessionId": "The number of a session: an `int` of a type of its own for type checkers.",
