@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 Kind = Literal["rpc", "event", "stream"]
 Runner = Callable[["Session", bytes], Awaitable[bytes]]
 """A handler bound to one serializer: payload in, payload out. Events return ``b""``."""
@@ -78,11 +79,11 @@ class StreamHandler(Protocol):
     async def handle(self, session: Session, stream: StreamReceiver, /) -> object: ...
 
 
-class FunctionHandler(Generic[P, R]):
+class FunctionHandler(Generic[P, R_co]):
     """A function that is a handler, and still a function: calling it calls the function."""
 
     def __init__(
-        self, function: Callable[P, R], kind: Kind, name: str | None, *, inline: bool = False, concurrent: bool = False
+        self, function: Callable[P, R_co], kind: Kind, name: str | None, *, inline: bool = False, concurrent: bool = False
     ) -> None:
         self.function = function
         self.kind = kind
@@ -117,7 +118,7 @@ class FunctionHandler(Generic[P, R]):
             )
         self._check_parameters()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.function(*args, **kwargs)
 
     def __get__(self, instance: object, owner: type | None = None) -> FunctionHandler[Any, Any]:
