@@ -120,6 +120,8 @@ class Session(Store):
         self.created_at = time.time()
         self.closed: EchoError | None = None
         """Why the session is over; None while it is not."""
+        self.closed_here = False
+        """Whether this end chose to end it, with :meth:`close`."""
         self._node = node
         self._connection = connection
         self._channel = channel
@@ -421,6 +423,7 @@ class Session(Store):
     async def close(self, code: int = Code.OK, reason: str = "") -> None:
         """End the session: what was sent before still arrives, what waits fails. Never raises; once is enough."""
         if self.closed is None:
+            self.closed_here = True
             try:
                 with anyio.move_on_after(CLOSE_SECONDS):
                     await self._drain_out()
