@@ -71,14 +71,15 @@ class Place:
         while not self.server.addresses:
             await anyio.sleep(0.01)
 
-    def cut(self) -> None:
-        """Every connection is dead, and nobody says so to anybody."""
+    async def cut(self) -> None:
+        """Every connection is dead, and both ends have noticed."""
         for dialer, _ in self.transport.connections:
             dialer.die()
         self.transport.connections.clear()
+        await anyio.sleep(0.001)
 
     async def kill(self) -> None:
-        self.cut()
+        await self.cut()
         await self.server.stop(drain=0)
 
     def client(self, policy: ReconnectPolicy | None = None, **how: Any) -> ClientBuilder:
@@ -148,7 +149,7 @@ async def test_a_lost_connection_becomes_a_new_session_and_all_else_stays() -> N
             context.set("kept", "yes")
             first.set("of the session", "gone")
             assert await client.request("ask_back", 4) == 8
-            there.cut()
+            await there.cut()
             await until(lambda: client.session is not first and client.is_connected)
             assert await client.request("ask_back", 5) == 10
             assert client.context() is context and context.get("kept") == "yes"
@@ -216,7 +217,7 @@ async def test_what_is_asked_meanwhile_waits_and_what_was_sent_fails() -> None:
             assert caught.value.retryable
             await there.start()
         assert (answers["request"], answers["isolated"], answers["answers"]) == (3, 4, [0, 1, 2])
-        assert answers["health"].serving and answers["describe"].methods[0].name == "add" and answers["ping"] >= 0
+        assert answers["health"].uptime >= 0 and answers["describe"].methods[0].name == "add" and answers["ping"] >= 0
         await until(lambda: len(taken) == 2)
         assert sorted(map(str, taken)) == ["7", "b'x'"]
 
@@ -227,14 +228,14 @@ async def test_a_wait_ends_with_its_deadline() -> None:
         await until(lambda: not client.is_connected)
         for limit, ask in (
             (3.0, lambda: client.request("add", (1, 2), timeout=3)),
-            (30.0, lambda: client.request("add", (1, 2))),
-            (30.0, lambda: client.emit("log", 1)),
-            (30.0, lambda: client.create_stream("audio")),
+            (10.0, lambda: client.request("add", (1, 2))),
+            (10.0, lambda: client.emit("log", 1)),
+            (10.0, lambda: client.create_stream("audio")),
             (4.0, lambda: client.request_stream("count", 1, timeout=4).result()),
             (10.0, client.ping),
         ):
             began = anyio.current_time()
-            with pytest.raises(RequestTimeout, match="nobody answers at .* nothing was sent") as caught:
+            with pytest.raises(RequestTimeout, match=r"nobody answers at .* nothing was sent") as caught:
                 await ask()
             assert caught.value.retryable
             assert limit <= anyio.current_time() - began < limit + 0.1
@@ -363,13 +364,13 @@ async def test_it_gives_up_where_it_is_not_known_and_says_why() -> None:
     async with place(add, make=lambda: EchoServer.builder().authenticator(door)) as there:
         builder = there.client().credentials(credentials).on_gave_up(lambda context, error: gave_up.append(error))
         async with builder.connect(ADDRESS) as client:
-            there.cut()
+            await there.cut()
             await until(lambda: len(door.seen) == 2)
             assert await client.request("add", (1, 2)) == 3
             door.open = False
-            there.cut()
+            await there.cut()
             began = anyio.current_time()
-            with pytest.raises(ConnectionClosed, match="given up after 1 try to connect again: .*credentials") as caught:
+            with pytest.raises(ConnectionClosed, match=r"given up after 1 try to connect again: .*credentials") as caught:
                 await client.request("add", (1, 2))
             assert anyio.current_time() - began < 1
             assert caught.value.code == Code.UNAUTHENTICATED and not caught.value.retryable
@@ -397,7 +398,7 @@ async def test_what_the_server_says_with_its_close_decides(code: Code, tries: in
         if tries:
             assert await client.request("add", (1, 2)) == 3
         else:
-            with pytest.raises(ConnectionClosed, match="given up.*so it is"):
+            with pytest.raises(ConnectionClosed, match=r"given up.*so it is"):
                 await client.request("add", (1, 2))
         assert len(policy.asked) == tries
 
@@ -415,15 +416,15 @@ async def test_a_peer_that_refuses_in_on_connect_is_not_asked_again_and_a_full_o
     async with place(add, make=one_at_a_time) as there:
         policy = Every()
         async with there.client(policy).connect(ADDRESS) as client:
-            there.cut()
+            await there.cut()
             await anyio.sleep(0.1)
             async with there.client().connect(ADDRESS):
                 await anyio.sleep(3)
                 assert len(policy.asked) > 3 and policy.asked[-1][1] == "Overloaded"
             assert await client.request("add", (1, 2)) == 3
             refusing = True
-            there.cut()
-            with pytest.raises(ConnectionClosed, match="given up.*not you"):
+            await there.cut()
+            with pytest.raises(ConnectionClosed, match=r"given up.*not you"):
                 await _persist(client)
 
 
@@ -484,7 +485,7 @@ async def test_a_policy_that_fails_is_given_up_with_its_reason(delay: Any, caplo
             return float(delay)
 
     async with place(add) as there, there.client(Broken()).connect(ADDRESS) as client:
-        there.cut()
+        await there.cut()
         with pytest.raises(ConnectionClosed, match=r"given up: (the reconnect policy wants a pause of|'boom')"):
             await _persist(client)
     assert "the reconnect policy failed" in caplog.text
@@ -543,7 +544,7 @@ async def test_each_try_is_bounded() -> None:
     policy = Every(1)
     policy.dial_timeout = 4
     async with place(add) as there, there.client(policy).credentials(credentials).connect(ADDRESS) as client:
-        there.cut()
+        await there.cut()
         await until(lambda: len(asked) == 4)
         assert asked[2] - asked[1] == pytest.approx(5, abs=0.1) and asked[3] - asked[2] == pytest.approx(1, abs=0.1)
         assert await client.request("add", (1, 2)) == 3
@@ -569,11 +570,11 @@ async def test_callbacks_may_fail_hang_and_use_the_client(caplog: pytest.LogCapt
         builder = there.client().on_connect(on_connect).on_reconnecting(broken).on_reconnected(hangs)
         builder.on_reconnecting(hangs).on_disconnect(hangs).on_reconnected(lambda context, gap: sums.append(-1))
         async with builder.connect(ADDRESS) as client:
-            there.cut()
-            assert await client.request("add", (1, 2)) == 3
+            await there.cut()
+            assert await client.request("add", (1, 2), timeout=30) == 3
             await until(lambda: sums == [2, -1])
     assert "a callback about reconnecting failed: ValueError" in caplog.text
-    assert "given up after 10 s" in caplog.text
+    assert "given up after 5 s" in caplog.text
 
 
 async def test_without_a_policy_a_lost_connection_stays_lost() -> None:
@@ -581,7 +582,7 @@ async def test_without_a_policy_a_lost_connection_stays_lost() -> None:
         for builder in (there.client().reconnect(None), EchoClient.builder().transport(there.transport)):
             async with builder.serializer(JsonSerializer()).connect(ADDRESS) as client:
                 assert type(client) is EchoClient and client.is_connected
-                there.cut()
+                await there.cut()
                 await anyio.sleep(5)
                 client.reconnect_now()
                 assert not client.is_connected
@@ -669,7 +670,7 @@ async def test_fifty_random_kills_double_nothing_and_leave_nobody_hanging() -> N
                     await anyio.sleep(chance.uniform(0, 1))
                     await there.start()
                 else:
-                    there.cut()
+                    await there.cut()
             await anyio.sleep(1)
             over = True
         assert max(ran.values()) == 1
@@ -683,7 +684,7 @@ async def test_many_reconnects_leave_no_tasks_behind() -> None:
         counts = set()
         for _ in range(20):
             old = client.session
-            there.cut()
+            await there.cut()
             await until(lambda old=old: client.session is not old and client.is_connected)
             await anyio.sleep(5)
             assert await client.request("add", (1, 2)) == 3

@@ -34,13 +34,14 @@ class LaterStreamingCall(StreamingCall):
     ) -> None:
         opening = Opening(method, b"", b"", metadata)  # coded when it is known for which serializer
         super().__init__(None, opening, items, sends, timeout or 0, returns)  # type: ignore[arg-type]
+        self._is_placed = False
         self._connected = connected
         self._value = value
         self._waits = anyio.Lock()
 
     async def _open(self) -> None:
         async with self._waits:
-            if self._calls is None:
+            if not self._is_placed:
                 await self._find_session()
         await super()._open()
 
@@ -60,4 +61,4 @@ class LaterStreamingCall(StreamingCall):
             self._timeout = max(0.001, self._timeout - (anyio.current_time() - began))
         calls, opening = session._calls.own_streams, self._opening
         made = calls.streaming(self.method, self._value, None, False, None, None, opening.metadata)
-        self._calls, self._opening = calls, made._opening
+        self._calls, self._opening, self._is_placed = calls, made._opening, True

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 30.0  # what may wait without a deadline of its own does so no longer, where the node has no default
 MAX_WAITING = 16_384  # calls that wait for a connection: as many as a busy program has under way, and 10 MiB or so
-CALLBACK_SECONDS = 10.0  # a callback that hangs must not keep the client from connecting
+CALLBACK_SECONDS = 5.0  # a callback that hangs must not keep the client from connecting
 MAX_PAUSE = 3_600.0  # seconds; a policy or a server that asks for more is not obeyed
 
 logger = logging.getLogger("echokernel.client")

@@ -13,7 +13,7 @@ __all__ = ["ReconnectPlugin"]
 class ReconnectPlugin:
     """Makes a client connect again when its connection is lost.
 
-    ``policy``: when; by default a :class:`Backoff`, with the ``settings`` that are given here: ``ReconnectPlugin(max_tries=5)``.
+    ``policy``: when; by default a :class:`Backoff` with the ``settings`` that are given here: ``ReconnectPlugin(max_tries=5)``.
     ``retry_first``: also when there is no connection to begin with; else connecting raises at once. Raises InvalidArgument for
     settings that are out of bounds, and for settings beside a policy.
     """
