@@ -157,7 +157,14 @@ async def test_a_lost_connection_becomes_a_new_session_and_all_else_stays() -> N
             assert [session.id for session in there.server.context().sessions()] == [2]
             await until(lambda: len(seen) == 5)
             assert (policy.asked, policy.connections) == ([(1, "ConnectionClosed")], 2)
-        assert seen == ["connect", "disconnect", ("reconnecting", 1, 2.0), "connect", ("reconnected", 2.0), "disconnect"]
+        assert seen == [
+            "connect",
+            "disconnect",
+            ("reconnecting", 1, 2.0),
+            "connect",
+            ("reconnected", 2.0),
+            "disconnect",
+        ]
 
 
 async def test_what_is_asked_meanwhile_waits_and_what_was_sent_fails() -> None:
@@ -370,7 +377,9 @@ async def test_it_gives_up_where_it_is_not_known_and_says_why() -> None:
             door.open = False
             await there.cut()
             began = anyio.current_time()
-            with pytest.raises(ConnectionClosed, match=r"given up after 1 try to connect again: .*credentials") as caught:
+            with pytest.raises(
+                ConnectionClosed, match=r"given up after 1 try to connect again: .*credentials"
+            ) as caught:
                 await client.request("add", (1, 2))
             assert anyio.current_time() - began < 1
             assert caught.value.code == Code.UNAUTHENTICATED and not caught.value.retryable

@@ -53,9 +53,7 @@ def test_the_first_try_comes_at_once_and_the_bound_doubles_up_to_the_cap() -> No
 def test_a_pause_is_never_negative_nor_above_its_bound(
     first: float, base: float, factor: float, cap: float, seed: int, tries: int
 ) -> None:
-    policy = Backoff(
-        first=first, base=base, factor=factor, cap=cap, chance=random.Random(seed), clock=Clock()
-    )
+    policy = Backoff(first=first, base=base, factor=factor, cap=cap, chance=random.Random(seed), clock=Clock())
     for attempt in range(1, tries + 1):
         delay = policy.next_delay(attempt, LOST)
         assert delay is not None

@@ -25,7 +25,8 @@ def test_the_hook_registers_one_policy() -> None:
     assert (registered.plugin, registered.value.settings) == ("reconnect", BackoffSettings)
     first, second = (registered.value.create(BackoffSettings(max_tries=1)) for _ in range(2))
     assert first is not second, "one for each client"
-    assert isinstance(first, Backoff) and isinstance(first, ReconnectPolicy)
+    assert isinstance(first, Backoff)
+    assert isinstance(first, ReconnectPolicy)
 
 
 def test_the_defaults_of_settings_and_policy_are_the_same() -> None:

@@ -18,7 +18,7 @@ class Backoff(ReconnectPolicy):
     The first pause is at most ``first`` seconds, so that a short outage is short and a thousand clients do not come in the
     same millisecond; the next ones are at most ``base``, ``base * factor``, ``base * factor**2``, … and never above ``cap``.
     ``stable``: seconds that a session has to last for the next loss to begin from the start; a server that accepts and drops
-    its clients is not run down. ``max_tries``: in a row, then it gives up; ``max_seconds``: no try begins so long after the
+    its clients is not run down. ``max_tries``: since the last such session; ``max_seconds``: no try begins so long after the
     loss; None: no limit. ``dial_timeout``: seconds that one try may take.
 
     ``chance`` and ``clock`` are for tests: a ``random.Random``, and what returns seconds; by default those of the event loop.
@@ -37,7 +37,7 @@ class Backoff(ReconnectPolicy):
         max_seconds: float | None = None,
         dial_timeout: float = 10.0,
         chance: random.Random | None = None,
-        clock: Callable[[], float] = anyio.current_time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         for name, value, least in (("first", first, 0), ("factor", factor, 1), ("stable", stable, 0)):
             if not least <= value < float("inf"):
@@ -54,7 +54,7 @@ class Backoff(ReconnectPolicy):
         self._stable = stable
         self._max_tries, self._max_seconds = max_tries, max_seconds
         self._chance = chance or random.Random()
-        self._clock = clock
+        self._clock = clock or anyio.current_time
         self._tries = 0
         """Since the last stable session."""
         self._bound = 0.0
