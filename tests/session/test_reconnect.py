@@ -257,10 +257,11 @@ async def test_a_request_inside_a_handler_waits_no_longer_than_its_caller() -> N
     @rpc
     async def through(value: int) -> int:
         began = anyio.current_time()
-        try:
-            return int(await client.request("double", value, timeout=20))
-        finally:
-            waited.append(anyio.current_time() - began)
+        with anyio.CancelScope(shield=True):  # else the end of the caller's patience would cancel it, too
+            try:
+                return int(await client.request("double", value, timeout=20))
+            finally:
+                waited.append(anyio.current_time() - began)
 
     async with place(double) as there, there.client().connect(ADDRESS) as client:
         front = EchoServer.builder().transport(there.transport).serializer(JsonSerializer()).bind("memory://front:2")
@@ -443,6 +444,40 @@ async def _persist(client: EchoClient) -> None:
             await client.request("add", (1, 2))
         except OutcomeUnknown:
             continue
+
+
+async def test_a_client_that_refuses_its_server_in_on_connect_does_not_insist() -> None:
+    policy, servers = Every(), []
+
+    async def right_server(context: ClientContext) -> None:
+        servers.append(context.session)
+        if len(servers) == 2:
+            raise InvalidArgument("not ready yet")
+        if len(servers) == 4:
+            raise PermissionDenied("that is another server")
+
+    async with place(add) as there, there.client(policy).on_connect(right_server).connect(ADDRESS) as client:
+        await there.cut()
+        await until(lambda: len(servers) == 3)
+        assert await client.request("add", (1, 2)) == 3, "what may pass is tried again"
+        await there.cut()
+        await until(lambda: len(servers) == 4)
+        await anyio.sleep(1)
+        with pytest.raises(ConnectionClosed, match=r"given up: .*another server"):
+            await client.request("add", (1, 2))
+        assert len(servers) == 4
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_client_that_is_awaited_connects_again_too(anyio_backend: str) -> None:
+    async with place(add) as there:
+        client = await there.client(Every(0.01)).connect(ADDRESS)
+        await there.cut()
+        assert await client.request("add", (1, 2)) == 3
+        await there.cut()
+        await client.close()
+        with pytest.raises(ConnectionClosed, match="this client was closed"):
+            await client.request("add", (1, 2))
 
 
 async def test_a_server_that_goes_away_names_the_time_to_come_back() -> None:
