@@ -52,6 +52,7 @@ async def test_a_restart_of_five_seconds_costs_a_client_a_pause() -> None:
         async with client(transport) as dialled:
             assert await dialled.request("add", (1, 2)) == 3
             await server.stop(drain=0)
+            await anyio.sleep(0.05)  # the news travels
             assert not dialled.is_connected
             await anyio.sleep(5)
             began = anyio.current_time()
@@ -94,6 +95,7 @@ async def test_it_gives_up_and_says_how_often_it_tried() -> None:
     transport = MemoryTransport()
     async with serving(transport) as server, client(transport, max_tries=4) as dialled:
         await server.stop(drain=0)
+        await anyio.sleep(0.05)
         with pytest.raises(ConnectionClosed, match="given up after 4 tries to connect again: nobody answers"):
             await dialled.request("add", (1, 2))
 
