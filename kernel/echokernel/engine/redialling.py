@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from echokernel_protocol.describe import Description, Health
 
 WAIT_SECONDS = 30.0  # what may wait without a deadline of its own does so no longer, where the node has no default
-MAX_WAITING = 16_384  # calls that wait for a connection: as many as a busy program has under way, and 10 MiB or so
+MAX_WAITING = 16_384  # calls that wait for a connection: room for a busy program, an end for one that starts more and more
 CALLBACK_SECONDS = 5.0  # a callback that hangs must not keep the client from connecting
 MAX_PAUSE = 3_600.0  # seconds; a policy or a server that asks for more is not obeyed
 
