@@ -22,6 +22,7 @@ MODULES = {
     "echokernel": "The kernel. Everything here is imported with `from echokernel import …`.",
     "echokernel_quic": "The QUIC transport, from `echokernel[quic]`.",
     "echokernel_msgpack": "The MessagePack serializer, from `echokernel[msgpack]`.",
+    "echokernel_reconnect": "Automatic reconnection of clients, from `echokernel[reconnect]`.",
     "echokernel.testing": "What tests are made of: see [the guide](guide/testing.md).",
 }
 INTRODUCTION = """\

@@ -45,6 +45,7 @@ BUILDERS = [ServerBuilder, ClientBuilder]
 NOUNS = {
     *("name", "bind", "listen", "transport", "settings", "serializer", "discovery", "middleware", "service", "limits"),
     *("authenticator", "credentials", "allow_anonymous", "tracebacks", "plugin", "describe", "broadcast_policy"),
+    "reconnect",
 }
 """What a node is made of: methods of a builder that are called like the thing, as the seed's own are."""
 
@@ -122,7 +123,7 @@ def test_hooks_have_the_prefix_on() -> None:
     server = {name for name, method in methods(ServerBuilder) if "callback" in inspect.signature(method).parameters}
     client = {name for name, method in methods(ClientBuilder) if "callback" in inspect.signature(method).parameters}
     assert server == {"on_start", "on_stop", "on_connect", "on_disconnect"}
-    assert client == {"on_connect", "on_disconnect"}
+    assert client == {"on_connect", "on_disconnect", "on_reconnecting", "on_reconnected", "on_gave_up"}
 
 
 WAITS = {

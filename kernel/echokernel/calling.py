@@ -39,8 +39,11 @@ class TypedCalls:
 
     __slots__ = ()
 
-    def _calling(self) -> tuple[Session, CallOptions]:
+    def _call(self, handler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: CallOptions) -> Any:
         raise NotImplementedError
+
+    def _own_options(self) -> CallOptions:
+        return DEFAULT
 
     # mypy: an AsyncIterator could be awaitable, too; none is
     @overload
@@ -77,8 +80,7 @@ class TypedCalls:
         The first call of a method brings along what its types look like: a peer whose own are different answers
         InvalidArgument with both signatures, and runs nothing. Otherwise raises what :meth:`Session.request` does.
         """
-        session, options = self._calling()
-        return session._call(handler, args, kwargs, options)
+        return self._call(handler, args, kwargs, self._own_options())
 
     def with_options(
         self,
@@ -115,8 +117,11 @@ class Caller(TypedCalls):
         self._source = source
         self._options = options
 
-    def _calling(self) -> tuple[Session, CallOptions]:
-        return self._source._calling()[0], self._options
+    def _call(self, handler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: CallOptions) -> Any:
+        return self._source._call(handler, args, kwargs, options)
+
+    def _own_options(self) -> CallOptions:
+        return self._options
 
     def __repr__(self) -> str:
         return f"<Caller of {self._source!r} with {self._options!r}>"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from echokernel.addresses import Address, parse_address
-from echokernel.calling import DEFAULT, CallOptions, TypedCalls
+from echokernel.calling import CallOptions, TypedCalls
 from echokernel.context import ClientContext
 from echokernel.engine.flow_options import BUFFER_FRAMES
 from echokernel.engine.hello import dial_session
@@ -18,6 +18,7 @@ from echokernel.engine.node import Callback, Node
 from echokernel.errors import InvalidArgument
 from echokernel.limits import Limits
 from echokernel.methods import HandlerOwner, MethodTable
+from echokernel.reconnect import Reconnecting
 from echokernel.tasks import current_backend, open_tasks
 from echokernel_protocol.codes import Code
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from echokernel.discovery import Discovery
     from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.middleware import Middleware
+    from echokernel.reconnect import Notice, ReconnectPolicy
     from echokernel.serializer import Serializer
     from echokernel.session import Session
     from echokernel.streaming import Items, StreamingCall
@@ -65,6 +67,7 @@ class ClientBuilder(HandlerOwner):
         self._credentials: Credentials = b""
         self._on_connect: list[Callback] = []
         self._on_disconnect: list[Callback] = []
+        self._reconnecting = Reconnecting()
         self.discoveries: list[Discovery] = []
 
     @property
@@ -139,6 +142,32 @@ class ClientBuilder(HandlerOwner):
         self._on_disconnect.append(callback)
         return self
 
+    def reconnect(self, policy: ReconnectPolicy | None, *, first: bool = False) -> ClientBuilder:
+        """Connect again when the connection is lost, as often and as late as ``policy`` says; None: not, as without this call.
+
+        ``first``: also when there is no connection to begin with; else :meth:`connect` raises at once.
+        """
+        self._reconnecting.policy, self._reconnecting.first = policy, first
+        return self
+
+    def on_reconnecting(self, callback: Notice) -> ClientBuilder:
+        """Call ``callback(context, attempt, delay)`` before each pause: in ``delay`` seconds comes try ``attempt``, from 1."""
+        self._reconnecting.on_reconnecting.append(callback)
+        return self
+
+    def on_reconnected(self, callback: Notice) -> ClientBuilder:
+        """Call ``callback(context, gap)`` when a new session is open and ``on_connect`` has returned.
+
+        ``gap``: seconds for which there was no session.
+        """
+        self._reconnecting.on_reconnected.append(callback)
+        return self
+
+    def on_gave_up(self, callback: Notice) -> ClientBuilder:
+        """Call ``callback(context, error)`` when a lost connection is not tried any more; ``error`` says why."""
+        self._reconnecting.on_gave_up.append(callback)
+        return self
+
     def connect(self, address: str | Address | tuple[str, int], **settings: Any) -> Connecting:
         """Connect: ``async with builder.connect(url) as client``, or ``client = await builder.connect(url)`` on asyncio.
 
@@ -170,7 +199,13 @@ class ClientBuilder(HandlerOwner):
         node.on_connect = tuple(self._on_connect)
         node.on_disconnect = tuple(self._on_disconnect)
         node.methods.check(node.serializers)
-        return Connecting(EchoClient(node, where, self._transport, self._credentials))
+        if self._reconnecting.policy is None:
+            return Connecting(EchoClient(node, where, self._transport, self._credentials))
+        from echokernel.engine.redialling import ReconnectingClient
+
+        return Connecting(
+            ReconnectingClient(node, where, self._transport, self._credentials, self._reconnecting.copy())
+        )
 
 
 class Connecting:
@@ -230,13 +265,21 @@ class EchoClient(TypedCalls, HandlerOwner):
 
     @property
     def session(self) -> Session:
-        """The session with the server. Raises InvalidArgument before the client is connected."""
+        """The session with the server; the last one while there is none. Raises InvalidArgument before the first."""
         if self._session is None:
             raise InvalidArgument("this client is not connected")
         return self._session
 
-    def _calling(self) -> tuple[Session, CallOptions]:
-        return self.session, DEFAULT
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a session now, as far as is known here."""
+        return self._session is not None and self._session.closed is None
+
+    def reconnect_now(self) -> None:
+        """End the pause before the next try to connect again: the network is back. Else nothing happens."""
+
+    def _call(self, handler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: CallOptions) -> Any:
+        return self.session._call(handler, args, kwargs, options)
 
     # These two return the session's coroutine instead of awaiting it: once per message, that is worth it.
 

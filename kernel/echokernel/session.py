@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from echokernel import introspection
-from echokernel.calling import DEFAULT, CallOptions, TypedCalls
+from echokernel.calling import CallOptions, TypedCalls
 from echokernel.context import ClientContext, ServerContext, Store
 from echokernel.engine import inherited
 from echokernel.engine.backlog import Backlog
@@ -121,6 +121,8 @@ class Session(TypedCalls, Store):
         self.created_at = time.time()
         self.closed: EchoError | None = None
         """Why the session is over; None while it is not."""
+        self.closed_here = False
+        """Whether this end chose to end it, with :meth:`close`."""
         self._node = node
         self._connection = connection
         self._channel = channel
@@ -301,9 +303,6 @@ class Session(TypedCalls, Store):
         """
         return self._calls.own_streams.streaming(method, value, items, sends, timeout, returns, metadata)
 
-    def _calling(self) -> tuple[Session, CallOptions]:
-        return self, DEFAULT
-
     def _call(self, handler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: CallOptions) -> Any:
         """See :meth:`call`."""
         typed = self._calls.typed
@@ -438,6 +437,7 @@ class Session(TypedCalls, Store):
     async def close(self, code: int = Code.OK, reason: str = "") -> None:
         """End the session: what was sent before still arrives, what waits fails. Never raises; once is enough."""
         if self.closed is None:
+            self.closed_here = True
             try:
                 with anyio.move_on_after(CLOSE_SECONDS):
                     await self._drain_out()

@@ -1,8 +1,7 @@
 """The table that puts the seed's API beside ours: a test for each of its rows, which uses every name of the row.
 
-Two rows are left out, because nothing of them exists yet: ``ReconnectPlugin`` (distribution echokernel-reconnect) and
-``ClockSync`` (echokernel-clocksync). The row of discovery is tested with a backend of this module; ``Discovery`` as a facade
-with a default backend comes with echokernel-mdns.
+One row is left out, because nothing of it exists yet: ``ClockSync`` (echokernel-clocksync). The row of discovery is tested
+with a backend of this module; ``Discovery`` as a facade with a default backend comes with echokernel-mdns.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from echokernel import (
     PermissionDenied,
     PluginError,
     ProtocolError,
+    ReconnectPolicy,
     RequestCancelled,
     RequestTimeout,
     RpcHandler,
@@ -651,3 +651,20 @@ async def test_row_streams() -> None:
             while True:
                 await sender.send(b"b")
                 await anyio.sleep(0.01)
+
+
+async def test_row_reconnect() -> None:
+    """ReconnectPlugin: name, install; the client goes on after its connection was lost. Backoff; ReconnectPolicy."""
+    plugins = pytest.importorskip("echokernel_reconnect")
+    plugin = plugins.ReconnectPlugin(plugins.Backoff(max_tries=5))
+    assert isinstance(plugins.Backoff(), ReconnectPolicy)
+    assert plugin.name == "reconnect"
+    builder = EchoClient.builder()
+    assert plugin.install(builder) is builder
+    async with connected(add, client=builder) as nodes:
+        session = nodes.client.session
+        nodes.transport.connections[0][0].die()
+        await anyio.sleep(0.01)
+        assert session.closed is not None
+        assert await nodes.client.request("math.add", (1, 2)) == 3
+        assert nodes.client.session is not session

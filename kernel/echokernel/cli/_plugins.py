@@ -119,13 +119,16 @@ def _settings(registry: Registry) -> Iterator[tuple[str, list[tuple[str, str, st
         "middleware": registry.middlewares,
         "authenticator": registry.authenticators,
         "service": registry.services,
-        "discovery": registry.discoveries,
-        "reconnect": registry.reconnects,
     }
     for section, table in tables.items():
         for name, entry in table.items():
             if entry.value.settings is not None:
                 yield f"{section}.NAME, use = {name}", _options(entry.value.settings)
+    without_section: dict[str, Any] = {"discovery": registry.discoveries, "reconnect policy": registry.reconnects}
+    for kind, others in without_section.items():
+        for name, other in others.items():
+            if other.value.settings is not None:
+                yield f"{kind} {name}, in code", _options(other.value.settings)
 
 
 def _options(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
