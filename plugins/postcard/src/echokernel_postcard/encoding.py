@@ -273,16 +273,17 @@ class _Encoder(Source):
         names = [f"v{place}" for place in range(len(shape.fields))]
         cls, adapt = self.name(shape.cls), self.name(shape.adapt)
         lines = [f"x = {adapt}(x)" if shape.kind == "mapping" else f"if type(x) is not {cls}: x = {adapt}(x)"]
-        for place, (each, var) in enumerate(zip(shape.fields, names, strict=True)):
-            lines.append(f"s = {place}")
+        fetched = []
+        for each, var in zip(shape.fields, names, strict=True):
             if shape.kind == "class":
-                lines.append(f"{var} = x.{each.name}")
+                fetched.append(f"{var} = x.{each.name}")
             else:
-                lines.append(f"{var} = x.get({each.name!r}, ABSENT)" if each.absent else f"{var} = x[{each.name!r}]")
+                fetched.append(f"{var} = x.get({each.name!r}, ABSENT)" if each.absent else f"{var} = x[{each.name!r}]")
         if shape.checks:
-            lines += ["s = -1", f"{self.name(shape.build)}({', '.join(names)})"]
-        for place, (each, var) in enumerate(zip(shape.fields, names, strict=True)):
-            lines += [f"s = {place}", *(self._absent(each.shape, var) if each.absent else self.write(each.shape, var))]
+            lines += [*fetched, f"{self.name(shape.build)}({', '.join(names)})"]
+        for place, (each, var, fetch) in enumerate(zip(shape.fields, names, fetched, strict=True)):
+            lines += [f"s = {place}", *([] if shape.checks else [fetch])]
+            lines += self._absent(each.shape, var) if each.absent else self.write(each.shape, var)
         return lines
 
     def _absent(self, inner: Shape, var: str) -> list[str]:

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from echokernel_postcard.lanes import MIN_COUNT, read_lanes, write_lanes
 from echokernel_postcard.wire import (
     INTEGERS,
     LITTLE,
@@ -47,6 +48,7 @@ def _each(values: Sequence[Any], check: Callable[[Any], Any]) -> list[Any]:
 def _integers(name: str) -> Writer:
     signed, bits = INTEGERS[name]
     write, table = WRITE[name], S if signed else U
+    lowest, highest = (-8192, 8192) if signed else (0, 16384)
 
     def pack(values: Sequence[Any]) -> bytes:
         if not {int}.issuperset(map(type, values)):
@@ -62,11 +64,12 @@ def _integers(name: str) -> Writer:
                 return small
             if signed and min(values, default=0) >= -64 and max(values, default=0) < 64:
                 return small.translate(_ZIGZAG)
-        if bits > 8 and (signed or min(values, default=0) >= 0):
-            try:
-                return b"".join([table[value] for value in values])
-            except IndexError:
-                pass
+        if bits > 8 and lowest <= min(values, default=0) and max(values, default=0) < highest:
+            return b"".join([table[value] for value in values])
+        if bits > 16 and len(values) >= MIN_COUNT:
+            data = write_lanes(values, signed)
+            if data is not None:
+                return data
         return b"".join(_each(values, write))
 
     return pack
@@ -115,6 +118,7 @@ def _varints(name: str) -> Reader:
     signed, bits = INTEGERS[name]
     most = -(-bits // 7)
     longest = most * 7
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
 
     def read(data: Any, position: int, count: int) -> tuple[list[Any], int]:
         chunk = _take(bytes(data[position : position + count * most]), count, position)
@@ -123,6 +127,10 @@ def _varints(name: str) -> Reader:
             if not signed:
                 return list(chunk), end
             return memoryview(chunk.translate(_UNZIGZAG)).cast("b").tolist(), end
+        if MIN_COUNT <= count and len(chunk) <= 4 * count:
+            quick = read_lanes(chunk, count, signed)
+            if quick is not None and (bits > 16 or (low <= min(quick) and max(quick) <= high)):
+                return quick, end
         values: list[int] = []
         append = values.append
         value = shift = 0
