@@ -121,7 +121,7 @@ class _Decoder(Source):
             "    p += 1",
             *indent(self.read(inner, var)),
             "else:",
-            "    raise wrong_byte(b, 'option', p)",
+            "    raise wrong_byte(b, 'an option', p)",
         ]
 
     def _plain(self, name: str, fixed: int | None, var: str) -> list[str]:
@@ -130,7 +130,7 @@ class _Decoder(Source):
         if name == "unit":
             return [f"{var} = None"]
         if name == "bool":
-            return ["b = d[p]", "if b > 1: raise wrong_byte(b, 'bool', p)", f"{var} = b == 1", "p += 1"]
+            return ["b = d[p]", "if b > 1: raise wrong_byte(b, 'a bool', p)", f"{var} = b == 1", "p += 1"]
         if name in ("f32", "f64"):
             return [f"{var} = read_{name}(d, p)[0]", f"p += {4 if name == 'f32' else 8}"]
         if fixed is not None:
@@ -139,7 +139,7 @@ class _Decoder(Source):
             "n = d[p]",
             "if n < 128: q = p + 1",
             "else: n, q = read64(d, p)",
-            "if n > e - q: raise cut(n, p, e)",
+            "if n > e - q: raise cut(n, q, e)",
             "q, p = q + n, q",
             f"{var} = {self._part(name)}",
         ]
@@ -188,9 +188,9 @@ class _Decoder(Source):
         """
         if fixed is not None:
             return [f"n = {fixed}", *([f"if {fixed * inner} > e - p: raise cut({fixed * inner}, p, e)"] if inner else [])]
-        lines = ["q = p", "n, p = (d[p], p + 1) if d[p] < 128 else read64(d, p)"]
+        lines = ["n, p = (d[p], p + 1) if d[p] < 128 else read64(d, p)"]
         if inner:
-            lines.append(f"if n * {inner} > e - p: raise cut(n, q, e)")
+            lines.append(f"if n * {inner} > e - p: raise cut(n, p, e)")
         lines.append(f"if n > {wire.MAX_ITEMS}: raise too_many(n)")
         if cost:
             lines += [f"room[0] -= n * {cost}", "if room[0] < 0: raise crowded()"]

@@ -196,7 +196,7 @@ def _bits(data: Any, position: int, count: int) -> tuple[list[Any], int]:
     chunk = bytes(data[position : position + count])
     if chunk.translate(None, _BITS):
         place = next(place for place, byte in enumerate(chunk) if byte > 1)
-        raise wrong_byte(chunk[place], "bool", position + place).at(f"[{place}]")
+        raise wrong_byte(chunk[place], "a bool", position + place).at(f"[{place}]")
     return list(map(bool, chunk)), position + count
 
 

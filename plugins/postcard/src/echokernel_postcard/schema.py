@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import collections.abc
+import sys
 import types
 import typing
 from dataclasses import is_dataclass
@@ -172,7 +173,7 @@ class Reader:
         named = Named()
         self._named[id(annotation)] = (annotation, named)
         self._open.add(id(named))
-        named.inner = self.read(annotation.__value__)
+        named.inner = self.read(_value_of(annotation))
         self._open.discard(id(named))
         return named if named.recursive else named.inner
 
@@ -219,6 +220,18 @@ def _unwrap(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Any, tuple[Any,
             (annotation,) = typing.get_args(annotation)
         else:
             return annotation, metadata
+
+
+def _value_of(alias: Any) -> Any:
+    """Return what an alias stands for; one of typing_extensions may have it as text."""
+    value = alias.__value__
+    if not isinstance(value, str):
+        return value
+    try:
+        names = vars(sys.modules[alias.__module__])
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__={"value": value}), names, include_extras=True)["value"]
+    except Exception as error:
+        raise Unfit(f"the alias {alias.__name__} cannot be resolved: {error}") from None
 
 
 def _scalar(annotation: Any, marker: Scalar) -> Plain:

@@ -6,6 +6,7 @@ the long ones, and whenever something is wrong.
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from collections import deque
@@ -32,6 +33,9 @@ S = [U[2 * value] for value in range(8192)] + [U[-2 * value - 1] for value in ra
 
 INTEGERS = {f"{sign}{bits}": (sign == "i", bits) for bits in (8, 16, 32, 64, 128) for sign in "ui"}
 """Signed? and bits, by serde's name."""
+
+
+_MARKED = re.compile(r"Annotated\[\w+, Scalar\(name='(\w+)'[^()]*\)\]")
 
 
 class Unfit(Exception):
@@ -70,7 +74,7 @@ def type_name(type_: Any) -> str:
         return "None"
     if isinstance(type_, type) and not getattr(type_, "__args__", None):
         return type_.__qualname__.rpartition("<locals>.")[2]
-    return str(type_).replace("typing.", "")
+    return _MARKED.sub(lambda found: found[1].upper(), str(type_).replace("typing.", ""))
 
 
 def located(error: Exception, step: str, position: int | None = None) -> Unfit:
@@ -181,7 +185,8 @@ length = READ[64]
 
 
 def cut(size: int, start: int, end: int) -> Unfit:
-    return Unfit(f"it is cut off: a length of {size}, and {max(0, end - start)} bytes are left", start)
+    left = max(0, end - start)
+    return Unfit(f"it is cut off: a length of {size}, and {left} byte{' is' if left == 1 else 's are'} left", start)
 
 
 def too_many(size: int) -> Unfit:
@@ -197,7 +202,7 @@ def crowded() -> Unfit:
 
 
 def wrong_byte(byte: int, kind: str, position: int) -> Unfit:
-    return Unfit(f"a {kind} is 0 or 1; this byte is {byte}", position)
+    return Unfit(f"{kind} is 0 or 1; this byte is {byte}", position)
 
 
 def no_variant(index: int, count: int, position: int) -> Unfit:
