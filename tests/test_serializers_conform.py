@@ -64,7 +64,9 @@ def test_all_give_the_same_values(case: Case) -> None:
         results = []
         for name in INSTALLED:
             if case.name not in WITHOUT[name]:
-                results.append(repr(SERIALIZERS[name].deserialize(SERIALIZERS[name].serialize(value, case.type), case.type)))
+                results.append(
+                    repr(SERIALIZERS[name].deserialize(SERIALIZERS[name].serialize(value, case.type), case.type))
+                )
         assert len(set(results)) == 1
 
 

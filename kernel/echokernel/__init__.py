@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - in the order of the characters, as everywhere else in the tree
     "Address",
     "Advertiser",
     "BroadcastPolicy",

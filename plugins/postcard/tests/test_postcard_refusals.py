@@ -182,7 +182,7 @@ class Nothing(Enum):
     pass
 
 
-Untyped = namedtuple("Untyped", "x")  # noqa: PYI024
+Untyped = namedtuple("Untyped", "x")
 DEEP: Any = int
 for _ in range(MAX_DEPTH + 1):
     DEEP = list[DEEP]
@@ -252,7 +252,7 @@ def test_a_handler_is_refused_naming_parameter_and_reason() -> None:
 
 def test_reading_without_a_type_says_how_to_give_one() -> None:
     message = refused(SERIALIZER.codec(Any).decode, b"\x14")
-    assert "these 1 bytes need a type" in message
+    assert "this byte needs a type" in message
     assert "returns=" in message
     assert SERIALIZER.codec(Any).decode(b"") is None
 

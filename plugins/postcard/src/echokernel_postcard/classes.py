@@ -69,7 +69,7 @@ def substitute(annotation: Any, known: Mapping[Any, Any]) -> Any:
     if typing.get_origin(annotation) is typing.Annotated:
         return typing.Annotated[(substitute(annotation.__origin__, known), *annotation.__metadata__)]
     parameters = getattr(annotation, "__parameters__", ())
-    if not parameters or isinstance(annotation, type) and not typing.get_args(annotation):
+    if not parameters or (isinstance(annotation, type) and not typing.get_args(annotation)):
         return annotation
     return annotation[tuple(known.get(each, each) for each in parameters)]
 
@@ -98,7 +98,7 @@ def _dataclass(struct: Struct, arguments: tuple[Any, ...], read: Read) -> Struct
         metadata = tuple(infos[each.name].metadata) if each.name in infos else ()
         if type(hints[each.name]) is type(typing.Annotated[int, 0]):
             metadata = ()  # the annotation has them already
-        struct.fields.append(Field(each.name, _shape(read, each.name, hints[each.name], metadata), each.kw_only))
+        struct.fields.append(Field(each.name, _shape(read, each.name, hints[each.name], metadata), bool(each.kw_only)))
         defaults[each.name] = _default(each)
     validates = "__pydantic_validator__" in vars(cls)
     struct.checks = validates or hasattr(cls, "__post_init__")
@@ -135,7 +135,7 @@ def _named_tuple(struct: Struct, arguments: tuple[Any, ...], read: Read) -> Stru
         if name not in hints:
             raise Unfit("it has no type; use typing.NamedTuple").at(f".{name}")
         struct.fields.append(Field(name, _shape(read, name, hints[name])))
-    plain = _adapter(cls, {name: _MISSING for name in cls._fields} | _constant(cls._field_defaults))
+    plain = _adapter(cls, dict.fromkeys(cls._fields, _MISSING) | _constant(cls._field_defaults))
     count = len(cls._fields)
 
     def adapt(value: Any) -> Any:
@@ -160,7 +160,6 @@ def _typed_dict(struct: Struct, arguments: tuple[Any, ...], read: Read) -> Struc
     for name, hint in hints.items():
         hint, required = _required(hint, name in cls.__required_keys__)
         struct.fields.append(Field(name, _shape(read, name, hint), absent=not required))
-    known = frozenset(hints)
 
     def adapt(value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -171,7 +170,6 @@ def _typed_dict(struct: Struct, arguments: tuple[Any, ...], read: Read) -> Struc
         return value
 
     struct.adapt = adapt
-    assert len(known) == len(struct.fields)
     return struct
 
 
@@ -231,14 +229,12 @@ def _model(struct: Struct, read: Read) -> Shape:
     )
     validate = cls.__pydantic_validator__.validate_python
     names = [each.name for each in struct.fields]
-    if cls.__pydantic_root_model__:
+    is_root = cls.__pydantic_root_model__
 
-        def build(root: Any) -> Any:
-            return validate(root)
-    else:
-
-        def build(*values: Any) -> Any:
-            return validate(dict(zip(names, values, strict=True)), by_alias=False, by_name=True)
+    def build(*values: Any) -> Any:
+        if is_root:
+            return validate(values[0])
+        return validate(dict(zip(names, values, strict=True)), by_alias=False, by_name=True)
 
     struct.build = guarded(build)
     for each in struct.fields:
@@ -246,7 +242,7 @@ def _model(struct: Struct, read: Read) -> Shape:
     plain = _adapter(cls, defaults)
 
     def adapt(value: Any) -> Any:
-        if cls.__pydantic_root_model__ and not isinstance(value, cls):
+        if is_root and not isinstance(value, cls):
             return types.SimpleNamespace(root=value)
         return plain(value)
 

@@ -134,7 +134,12 @@ class _Decoder(Source):
         if name in ("f32", "f64"):
             return [f"{var} = read_{name}(d, p)[0]", f"p += {4 if name == 'f32' else 8}"]
         if fixed is not None:
-            return [f"q = p + {fixed}", f"if q > e: raise cut({fixed}, p, e)", f"{var} = {self._part('bytes')}", "p = q"]
+            return [
+                f"q = p + {fixed}",
+                f"if q > e: raise cut({fixed}, p, e)",
+                f"{var} = {self._part('bytes')}",
+                "p = q",
+            ]
         lines = [
             "n = d[p]",
             "if n < 128: q = p + 1",
@@ -187,7 +192,10 @@ class _Decoder(Source):
         ``inner``: bytes that an element takes at least. ``cost``: what an element counts.
         """
         if fixed is not None:
-            return [f"n = {fixed}", *([f"if {fixed * inner} > e - p: raise cut({fixed * inner}, p, e)"] if inner else [])]
+            return [
+                f"n = {fixed}",
+                *([f"if {fixed * inner} > e - p: raise cut({fixed * inner}, p, e)"] if inner else []),
+            ]
         lines = ["n, p = (d[p], p + 1) if d[p] < 128 else read64(d, p)"]
         if inner:
             lines.append(f"if n * {inner} > e - p: raise cut(n, p, e)")
@@ -221,7 +229,12 @@ class _Decoder(Source):
             case Map():
                 return [*head, *self._map(shape)]
             case Named(inner) if inner is not None:
-                lines = ["depth -= 1", "if depth < 0: raise too_deep()", "room[0] -= 1", "if room[0] < 0: raise crowded()"]
+                lines = [
+                    "depth -= 1",
+                    "if depth < 0: raise too_deep()",
+                    "room[0] -= 1",
+                    "if room[0] < 0: raise crowded()",
+                ]
                 return [*head, *indent([*lines, *self.read(inner, "x"), "return x, p"])]
         return [*head, *indent([*self.read(shape, "x"), "return x, p"])]
 

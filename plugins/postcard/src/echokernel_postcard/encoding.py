@@ -70,7 +70,11 @@ def compile_encoder(shape: Shape, fail: Callable[[Exception], Exception]) -> Cal
     code.lines += [
         "def encode(x):",
         "    s = -1",
-        *(["    out = []", f"    depth = {wire.MAX_DEPTH}", f"    room = [{wire.MAX_CONTAINERS}]"] if code.appends else []),
+        *(
+            ["    out = []", f"    depth = {wire.MAX_DEPTH}", f"    room = [{wire.MAX_CONTAINERS}]"]
+            if code.appends
+            else []
+        ),
         "    try:",
         *indent(body, 2),
         "    except Exception as error:",
@@ -212,7 +216,12 @@ class _Encoder(Source):
             case Map():
                 return self._map(shape)
             case Named(inner) if inner is not None:
-                lines = ["depth -= 1", "if depth < 0: raise too_deep()", "room[0] -= 1", "if room[0] < 0: raise crowded()"]
+                lines = [
+                    "depth -= 1",
+                    "if depth < 0: raise too_deep()",
+                    "room[0] -= 1",
+                    "if room[0] < 0: raise crowded()",
+                ]
                 return [*lines, *self._append(inner, "x")]
         return self._append(shape, "x")
 

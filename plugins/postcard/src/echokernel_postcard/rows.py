@@ -127,7 +127,7 @@ def _varints(name: str) -> Reader:
             if not signed:
                 return list(chunk), end
             return memoryview(chunk.translate(_UNZIGZAG)).cast("b").tolist(), end
-        if MIN_COUNT <= count and len(chunk) <= 4 * count:
+        if count >= MIN_COUNT and len(chunk) <= 4 * count:
             quick = read_lanes(chunk, count, signed)
             if quick is not None and (bits > 16 or (low <= min(quick) and max(quick) <= high)):
                 return quick, end

@@ -34,8 +34,8 @@ from echokernel_postcard.wire import INTEGERS, MAX_DEPTH, MAX_ITEMS, Unfit, type
 
 _SCALARS: dict[Any, str] = {bool: "bool", int: "i64", float: "f64", str: "str", bytes: "bytes"}
 _SCALARS |= {None: "unit", types.NoneType: "unit"}
-_LISTS = (list, collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Iterable)
-_LISTS += (collections.abc.Collection,)
+_LISTS: tuple[Any, ...] = (list, collections.abc.Sequence, collections.abc.MutableSequence)
+_LISTS += (collections.abc.Iterable, collections.abc.Collection)
 _SETS = {set: set, collections.abc.Set: set, collections.abc.MutableSet: set, frozenset: frozenset}
 _MAPS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 _HINT = "give it a type: int, list[str], a dataclass, …"
@@ -228,8 +228,8 @@ def _value_of(alias: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        names = vars(sys.modules[alias.__module__])
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__={"value": value}), names, include_extras=True)["value"]
+        names, holder = vars(sys.modules[alias.__module__]), types.SimpleNamespace(__annotations__={"value": value})
+        return typing.get_type_hints(holder, names, include_extras=True)["value"]
     except Exception as error:
         raise Unfit(f"the alias {alias.__name__} cannot be resolved: {error}") from None
 
@@ -255,7 +255,9 @@ def _fixed(shape: Shape, items: int) -> Shape:
 def enumeration(cls: type[Enum]) -> Enumeration:
     """Return the variants of an enum, in the order of their definition."""
     if issubclass(cls, Flag):
-        raise Unfit(f"members of {type_name(cls)} combine, so that they have no position; send its value as an int type")
+        raise Unfit(
+            f"members of {type_name(cls)} combine, so that they have no position; send its value as an int type"
+        )
     members = tuple(cls)
     if not members:
         raise Unfit(f"{type_name(cls)} has no members")

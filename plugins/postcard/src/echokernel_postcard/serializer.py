@@ -98,7 +98,8 @@ def _decode_nothing(data: bytes) -> Any:
     """No bytes are the unit value whatever the type; anything else needs one."""
     if len(data) == 0:
         return None
+    size = "this byte needs" if len(data) == 1 else f"these {len(data)} bytes need"
     raise SerializationError(
-        f"postcard payloads do not say what they are: these {len(data)} bytes need a type. Give it with "
+        f"postcard payloads do not say what they are: {size} a type. Give it with "
         "returns=… where a request is made, or annotate the parameter."
     )
