@@ -6,7 +6,7 @@ import io
 import traceback
 from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, make_dataclass
 from enum import Enum, Flag
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -269,6 +269,18 @@ def test_reading_without_a_type_says_how_to_give_one() -> None:
 )
 def test_a_value_without_a_type_may_have_no_form(value: Any, told: str) -> None:
     assert told in refused(SERIALIZER.codec(Any).encode, value)
+
+
+def test_what_is_no_payload_is_named() -> None:
+    assert refused(SERIALIZER.codec(int).decode, "abc") == "payloads are bytes; this is str"
+
+
+def test_types_with_many_shared_parts_take_no_time() -> None:
+    made: Any = make_dataclass("Part0", [("x", int)])
+    for number in range(1, 30):
+        made = make_dataclass(f"Part{number}", [("left", made | None), ("right", made | None)])
+    codec = SERIALIZER.codec(list[made])  # a walk of every path would take 2^30 steps
+    assert codec.decode(codec.encode([made(None, None)])) == [made(None, None)]
 
 
 def test_what_holds_itself_is_refused() -> None:

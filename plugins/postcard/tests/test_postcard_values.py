@@ -91,6 +91,7 @@ class Fork:
     right: Leaf | Fork
 
 
+Alias = TypeAliasType("Alias", Base)
 Json = TypeAliasType("Json", "dict[str, Json] | None")  # type: ignore[misc]
 
 
@@ -148,6 +149,7 @@ CASES: list[tuple[Any, Any]] = [
     (Chain, Chain(1, Chain(2, Chain(3)))),
     (Fork, Fork(Leaf(1), Fork(Leaf(2), Leaf(3)))),
     (Json, {"a": {"b": None}}),
+    (tuple[Alias, Alias | Leaf, int], (Base(1), Base(2), 3)),
     (Renamed, Renamed(userName="ada")),
     (Sized, Sized(level=255, levels=[2])),
     (Family, Family(name="a", children=[Family(name="b")])),

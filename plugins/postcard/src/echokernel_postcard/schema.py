@@ -169,7 +169,7 @@ class Reader:
         known = self._named.get(id(annotation))
         if known is not None:
             known[1].recursive = known[1].recursive or id(known[1]) in self._open
-            return known[1]
+            return known[1] if known[1].recursive or known[1].inner is None else known[1].inner
         named = Named()
         self._named[id(annotation)] = (annotation, named)
         self._open.add(id(named))

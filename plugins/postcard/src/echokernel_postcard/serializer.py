@@ -66,7 +66,10 @@ class PostcardSerializer(Serializer):
         def decode_other(data: Any) -> Any:
             """Take what bytes can be read from. A decoder for views is compiled when there is a large one."""
             nonlocal decode_view
-            view = memoryview(data)
+            try:
+                view = memoryview(data)
+            except TypeError:
+                raise SerializationError(f"payloads are bytes; this is {data.__class__.__name__}") from None
             if view.nbytes <= _SMALL or not view.c_contiguous:
                 return decode(bytes(view))
             if decode_view is None:

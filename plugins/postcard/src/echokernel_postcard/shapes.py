@@ -127,44 +127,50 @@ def is_flat(shape: Shape) -> bool:
     return False
 
 
-def smallest(shape: Shape | None, seen: frozenset[int] = frozenset()) -> int:
-    """Return a number of bytes that every value of it takes at least."""
-    if shape is None or id(shape) in seen:
-        return 0
-    seen |= {id(shape)}
+def smallest(shape: Shape | None, known: dict[int, int] | None = None) -> int:
+    """Return a number of bytes that every value of it takes at least. ``known`` are those of its parts, by id."""
+    known = {} if known is None else known
+    if shape is None or id(shape) in known:
+        return known.get(id(shape), 0)
+    known[id(shape)] = 0  # inside of itself
+    size = 1
     match shape:
         case Plain(name, fixed):
-            return fixed if fixed is not None else {"unit": 0, "f32": 4, "f64": 8}.get(name, 1)
+            size = fixed if fixed is not None else {"unit": 0, "f32": 4, "f64": 8}.get(name, 1)
         case Converted(inner) | Checked(inner) | Named(inner):
-            return smallest(inner, seen)
+            size = smallest(inner, known)
         case Sequence(inner, _, fixed) if fixed is not None:
-            return fixed * smallest(inner, seen)
+            size = fixed * smallest(inner, known)
         case Tuple(items):
-            return sum(smallest(item, seen) for item in items)
+            size = sum(smallest(item, known) for item in items)
         case Struct():
-            return sum(1 if each.absent else smallest(each.shape, seen) for each in shape.fields)
-    return 1
+            size = sum(1 if each.absent else smallest(each.shape, known) for each in shape.fields)
+    known[id(shape)] = size
+    return size
 
 
-def weight(shape: Shape | None, seen: frozenset[int] = frozenset()) -> int:
+def weight(shape: Shape | None, known: dict[int, int] | None = None) -> int:
     """Return how many containers a value of it has at most, those inside of its sequences and maps not counted."""
-    if shape is None or id(shape) in seen:
-        return 0
-    seen |= {id(shape)}
+    known = {} if known is None else known
+    if shape is None or id(shape) in known:
+        return known.get(id(shape), 0)
+    known[id(shape)] = 0  # what holds itself counts where it is read
+    count = 0
     match shape:
         case Option(inner) | Converted(inner) | Checked(inner) | Named(inner):
-            return weight(inner, seen)
+            count = weight(inner, known)
         case Sequence(inner, _, fixed):
-            return 1 + (fixed or 0) * weight(inner, seen)
+            count = 1 + (fixed or 0) * weight(inner, known)
         case Map():
-            return 1
+            count = 1
         case Tuple(items):
-            return 1 + sum(weight(item, seen) for item in items)
+            count = 1 + sum(weight(item, known) for item in items)
         case Struct():
-            return 1 + sum(weight(each.shape, seen) for each in shape.fields)
+            count = 1 + sum(weight(each.shape, known) for each in shape.fields)
         case Choice(members):
-            return max(weight(member, seen) for member in members)
-    return 0
+            count = max(weight(member, known) for member in members)
+    known[id(shape)] = count
+    return count
 
 
 def price(shape: Shape) -> int:

@@ -74,7 +74,7 @@ def type_name(type_: Any) -> str:
         return "None"
     if isinstance(type_, type) and not getattr(type_, "__args__", None):
         return type_.__qualname__.rpartition("<locals>.")[2]
-    return _MARKED.sub(lambda found: found[1].upper(), str(type_).replace("typing.", ""))
+    return _MARKED.sub(lambda found: found[1].capitalize(), str(type_).replace("typing.", ""))
 
 
 def located(error: Exception, step: str, position: int | None = None) -> Unfit:
