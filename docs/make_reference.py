@@ -21,9 +21,11 @@ PAGE = Path(__file__).parent / "reference.md"
 MODULES = {
     "echokernel": "The kernel. Everything here is imported with `from echokernel import …`.",
     "echokernel_quic": "The QUIC transport, from `echokernel[quic]`.",
+    "echokernel_postcard": "The postcard serializer, from `echokernel[postcard]`.",
     "echokernel_msgpack": "The MessagePack serializer, from `echokernel[msgpack]`.",
     "echokernel_reconnect": "Automatic reconnection of clients, from `echokernel[reconnect]`.",
     "echokernel.testing": "What tests are made of: see [the guide](guide/testing.md).",
+    "echokernel.testing.conformance": "What every serializer has to do: see [the guide](guide/serializers.md).",
 }
 INTRODUCTION = """\
 # Reference
@@ -53,13 +55,10 @@ def _entry(name: str, value: Any) -> str:
         bases = [base.__name__ for base in value.__bases__ if base.__name__ in _public(value)]
         code = f"class {name}({', '.join(bases)})" if bases else f"class {name}"
         code += _constructor(value)
+    elif typing.get_origin(value) is typing.Annotated:
+        return f"### {name}\n\n{_sized(value)}: see [types](guide/types.md).\n"
     elif inspect.isfunction(value):
         code = "\n".join(f"{_sort(value)}{name}{_signature(each)}" for each in typing.get_overloads(value) or [value])
-    elif typing.get_origin(value) is typing.Annotated:
-        mark = value.__metadata__[0]
-        kind = f"`{typing.get_args(value)[0].__name__}`"
-        about = SIZED.get(name) or f"from {mark.minimum:,} to {mark.maximum:,}"
-        return f"### {name}\n\nFor annotations: {kind} {about}; serde's `{mark.name}`.\n"
     else:
         choices = f"One of {', '.join(f'`{json.dumps(each)}`' for each in typing.get_args(value))}. "
         return f"### {name}\n\n{choices if typing.get_args(value) else ''}{OTHERS[name]}\n"
@@ -71,6 +70,13 @@ def _entry(name: str, value: Any) -> str:
     if members:
         parts.append("".join(members))
     return "\n".join(parts)
+
+
+def _sized(value: Any) -> str:
+    """Return what an annotated scalar is: ``int``, and from where to where."""
+    base, marker = typing.get_args(value)
+    between = f" from {marker.minimum:,} to {marker.maximum:,}" if marker.minimum is not None else ""
+    return f"`{base.__name__}`{between}, serde's `{marker.name}`"
 
 
 def _public(value: type) -> list[str]:
@@ -90,8 +96,8 @@ MADE_BY_THE_KERNEL = {
     "StreamingCall",
 }
 
-SIZED = {"F32": "of 32 bits, to which it is rounded", "Char": "of one character"}
 OTHERS = {
+    "CASES": "What is demanded of every serializer: a tuple of `Case`.",
     "BroadcastPolicy": "What becomes of a broadcast at a session that is behind: see `ServerContext.broadcast`.",
     "SessionId": "The number of a session: an `int` of a type of its own for type checkers.",
     "hookimpl": "Marks a function of a plugin as the implementation of the hook of its name: see [hooks](hooks.md).",

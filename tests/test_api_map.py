@@ -19,11 +19,7 @@ SEED = [line for line in (HERE / "seed_names.txt").read_text("utf-8").splitlines
 
 PLANNED = {
     "WebTransport": "echokernel_webtransport",
-    "postcard": "echokernel_postcard",
     "ClockSync": "echokernel_clocksync",
-    "u8": "echokernel.U8",
-    "u32": "echokernel.U32",
-    "u64": "echokernel.U64",
 }
 """What the map calls planned, and where it will be. What begins to exist needs a row of its own."""
 NOT_NEEDED = {"Result"}

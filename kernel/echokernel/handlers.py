@@ -268,7 +268,7 @@ class FunctionHandler(Generic[P, R_co]):
             decode = serializer.codec(self.payload_type).decode
             encode = serializer.codec(result if self.kind == "rpc" else types.NoneType).encode
         except SerializationError as error:
-            raise InvalidArgument(f"{self._where}: {error}") from error
+            raise self._no_codec(serializer, error) from error
         call = self._caller()
         count = len(parameters)
         is_rpc = self.kind == "rpc"
@@ -302,7 +302,7 @@ class FunctionHandler(Generic[P, R_co]):
             decode_item = serializer.codec(self._item_type).decode if self.takes_items else None
             encode = serializer.codec(result).encode
         except SerializationError as error:
-            raise InvalidArgument(f"{self._where}: {error}") from error
+            raise self._no_codec(serializer, error) from error
         function: Callable[..., Any] = self.function
         count = len(parameters)
         wrong = self._wrong_arguments
@@ -331,6 +331,21 @@ class FunctionHandler(Generic[P, R_co]):
                     await exchange.send(encode(answer))
 
         return run
+
+    def _no_codec(self, serializer: Serializer, error: SerializationError) -> InvalidArgument:
+        """Return the error for a type that ``serializer`` cannot express, naming the parameter that has it."""
+        with_session, parameters, result = self.signature
+        names = list(inspect.signature(self.function).parameters)[with_session:]
+        types_: list[Any] = list(parameters)
+        if self.takes_items:
+            types_.insert(self._items_at, self._item_type)
+        places = [(f"parameter {name!r}", kind) for name, kind in zip(names, types_, strict=True)]
+        for place, kind in [*places, ("its result", result)]:
+            try:
+                serializer.codec(kind)
+            except SerializationError as reason:
+                return InvalidArgument(f"{self._where}: {place}: {reason}")
+        return InvalidArgument(f"{self._where}: {error}")
 
     def _wrong_arguments(self, error: SerializationError) -> InvalidArgument:
         return InvalidArgument(f"{self.name}: {error}")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from echokernel.handlers import FunctionHandler, Kind, item_type, resolve_hints, takes_session
+from echokernel.types import Length, Scalar
 from echokernel_protocol.describe import MethodDescription, MethodKind
 
 logger = logging.getLogger("echokernel.introspection")
@@ -113,7 +114,7 @@ def annotation_text(annotation: Any) -> str:
         return f"[{', '.join(map(annotation_text, annotation))}]"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return annotation_text(arguments[0])
+        return _annotated_text(arguments[0], arguments[1:])
     if origin in (typing.Union, types.UnionType):
         return " | ".join(map(annotation_text, arguments))
     if origin is Literal:
@@ -127,6 +128,17 @@ def annotation_text(annotation: Any) -> str:
         return own_name
     text = _MODULE_PATH.sub("", str(annotation))
     return text if re.fullmatch(r"[\w\[\], .|]+", text) else "..."
+
+
+def _annotated_text(annotation: Any, metadata: Sequence[Any]) -> str:
+    """Return what tells about the values: the names of sized types, and lengths; constraints are in the schema."""
+    text = annotation_text(annotation)
+    for marker in metadata:
+        if isinstance(marker, Scalar):
+            text = marker.name.capitalize()  # as it is called in echokernel: U8, F32, Char
+        elif isinstance(marker, Length):
+            text = f"Annotated[{text}, Length({marker.items})]"
+    return text
 
 
 def _literal_text(value: Any) -> str:

@@ -86,7 +86,9 @@ def round_f32(value: float) -> float:
         raise ValueError("beyond the range of a float of 32 bits") from None
 
 
-_FORMATS = {f"{kind}{bits}": f"{word}int{bits}" for kind, word in (("u", "u"), ("i", "")) for bits in (8, 16, 32, 64, 128)}
+_FORMATS = {
+    f"{kind}{bits}": f"{word}int{bits}" for kind, word in (("u", "u"), ("i", "")) for bits in (8, 16, 32, 64, 128)
+}
 _FORMATS["f32"] = "float"
 
 U8 = Annotated[int, Scalar("u8", 0, 2**8 - 1)]
