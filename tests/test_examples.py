@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 pytest.importorskip("echokernel_quic")
 pytest.importorskip("echokernel_msgpack")
+pytest.importorskip("echokernel_postcard")
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "contrib" / "examples"
 SECONDS = 60
@@ -86,6 +88,40 @@ def test_quickstart() -> None:
     assert lines[1].startswith("client connected: 127.0.0.1")
     assert lines[2].endswith("Hello from client!")
     assert lines[3:] == ["audio: 13 bytes"]
+
+
+@pytest.mark.parametrize("serializers", ['["postcard"]', '["msgpack"]', '["postcard", "msgpack"]', '["msgpack", "postcard"]'])
+def test_the_quickstart_with_each_serializer(serializers: str) -> None:
+    """From its configuration, asked by a program and by the command line, which have no types of its methods."""
+    echokernel = [sys.executable, "-m", "echokernel"]
+    settings = ["--set", f"node.serializers={serializers}", "--set", "listen.main.url=quic://127.0.0.1:0"]
+    node = subprocess.Popen(
+        [*echokernel, "run", "config.toml", *settings],
+        cwd=EXAMPLES / "quickstart",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert node.stdout is not None
+        lines = [node.stdout.readline() for _ in range(2)]
+        url = lines[1].split()[2]
+        assert client("quickstart", url) == ["10 + 20 = 30"]
+        called = subprocess.run(
+            [*echokernel, "call", url, "math.add", "[10, 20]"], capture_output=True, text=True, timeout=SECONDS
+        )
+        assert called.stdout.strip() == "30", called.stderr
+        told = subprocess.run(
+            [*echokernel, "emit", url, "log", '"told"'], capture_output=True, text=True, timeout=SECONDS
+        )
+        assert told.returncode == 0, told.stderr
+        node.send_signal(signal.SIGINT)
+        out, err = node.communicate(timeout=SECONDS)
+    finally:
+        node.kill()
+        node.communicate()
+    assert node.returncode == 0, err
+    assert [line.partition("] ")[2] or line for line in out.splitlines()] == ["Hello from client!", "audio: 13 bytes", "told"]
 
 
 def test_the_server_and_the_client_of_the_seed() -> None:
