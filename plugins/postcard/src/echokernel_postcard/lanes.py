@@ -103,7 +103,7 @@ def _values_to_bytes(data: bytes, signed: bool) -> bytes | None:
     if value & _every(0xF000_0000, lanes):
         return None
     ones, most = _every(1, lanes), _every(0x7FFF_FFFF, lanes)
-    out, there = value & ones * 127, ones
+    out, there, width = value & ones * 127, ones, 1
     for place in (1, 2, 3):
         above = value >> 7 * place & _every(0xFFFF_FFFF >> 7 * place, lanes)
         if not above:
@@ -111,4 +111,13 @@ def _values_to_bytes(data: bytes, signed: bool) -> bytes | None:
         more = (above + most) >> 31 & ones
         out |= more << 8 * place - 1 | (value & ones * (127 << 7 * place)) << place
         there |= more << 8 * place
-    return bytes(compress(out.to_bytes(4 * lanes, "little"), there.to_bytes(4 * lanes, "little")[: 4 * count]))
+        width += 1
+    return bytes(compress(_columns(out, lanes, width), _columns(there, lanes, width)[: width * count]))
+
+
+def _columns(lanes: int, count: int, width: int) -> bytearray:
+    """Return the first ``width`` bytes of each lane: what no element has need not be looked at."""
+    data = bytearray(lanes.to_bytes(4 * count, "little"))
+    for place in range(4, width, -1):
+        del data[place - 1 :: place]
+    return data
