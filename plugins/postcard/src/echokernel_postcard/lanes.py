@@ -103,7 +103,7 @@ def _values_to_bytes(data: bytes, signed: bool) -> bytes | None:
     if value & _every(0xF000_0000, lanes):
         return None
     ones, most = _every(1, lanes), _every(0x7FFF_FFFF, lanes)
-    out, there, width = value & ones * 127, ones, 1
+    out, there = value & ones * 127, ones
     for place in (1, 2, 3):
         above = value >> 7 * place & _every(0xFFFF_FFFF >> 7 * place, lanes)
         if not above:
@@ -111,13 +111,9 @@ def _values_to_bytes(data: bytes, signed: bool) -> bytes | None:
         more = (above + most) >> 31 & ones
         out |= more << 8 * place - 1 | (value & ones * (127 << 7 * place)) << place
         there |= more << 8 * place
-        width += 1
-    return bytes(compress(_columns(out, lanes, width), _columns(there, lanes, width)[: width * count]))
-
-
-def _columns(lanes: int, count: int, width: int) -> bytearray:
-    """Return the first ``width`` bytes of each lane: what no element has need not be looked at."""
-    data = bytearray(lanes.to_bytes(4 * count, "little"))
-    for place in range(4, width, -1):
-        del data[place - 1 :: place]
-    return data
+    # Of bytes that are there, only that of the number 0 is zero: without one, all zeros can go.
+    full = out.to_bytes(4 * lanes, "little")
+    short = full.translate(None, b"\0")
+    if len(short) == there.bit_count() - (lanes - count):
+        return short
+    return bytes(compress(full, there.to_bytes(4 * lanes, "little")[: 4 * count]))
