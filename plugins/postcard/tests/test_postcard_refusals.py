@@ -218,6 +218,7 @@ for _ in range(MAX_DEPTH + 1):
         (Annotated[int, Scalar("u7", 0, 127)], "int cannot be marked as u7"),
         (Annotated[dict[str, int], Length(3)], "Length is for list, tuple[T, ...] and bytes"),
         (Annotated[list[int], Length(10**9)], "an array of 1000000000 elements"),
+        (Annotated[list[Annotated[list[None], Length(1000)]], Length(1000)], "its arrays have 1001001 containers"),
         (Annotated[io.BytesIO, pydantic.Field(gt=0)], "postcard has no form"),
         (DEEP, "types nested more than 64 deep"),
     ],
@@ -320,6 +321,23 @@ def test_a_lost_attribute_and_a_failing_property_are_named() -> None:
     item = Item(1.0)
     del item.price
     assert "no attribute 'price'" in refused(SERIALIZER.codec(Item).encode, item)
+
+
+@dataclass
+class Roomy:
+    first: list[int] | None = None
+    second: Item | Line | None = None
+    third: dict[str, int] | None = None
+
+
+def test_only_what_is_there_counts() -> None:
+    codec = SERIALIZER.codec(list[Roomy])
+    many = [Roomy()] * MAX_CONTAINERS
+    assert codec.decode(codec.encode(many)) == many
+    for one_more in (Roomy([]), Roomy(None, Line("")), Roomy(None, None, {})):
+        assert "containers" in refused(codec.encode, [*many[1:], one_more])
+        data = codec.encode([Roomy()] * (MAX_CONTAINERS - 1))
+        assert "containers" in refused(codec.decode, b"\x80\x80\x08" + data[3:] + codec.encode([one_more])[1:])
 
 
 @pytest.mark.parametrize("type_", [int, Order, Broken, list[int], dict[str, int], Literal["a"], F32, Char, None])

@@ -26,8 +26,10 @@ from echokernel_postcard.shapes import (
     Shape,
     Struct,
     Tuple,
+    charge,
     price,
     smallest,
+    weight,
 )
 from echokernel_postcard.source import Source, indent
 
@@ -103,6 +105,7 @@ class _Decoder(Source):
                 for place, function in enumerate(functions):
                     lines += [
                         f"{'elif' if place else 'if'} b == {place}:",
+                        *indent(charge(weight(members[place]))),
                         f"    {var}, p = {function}(d, p, e, depth, room)",
                     ]
                 return lines
@@ -119,7 +122,7 @@ class _Decoder(Source):
             f"    {var} = {nothing}",
             "elif b == 1:",
             "    p += 1",
-            *indent(self.read(inner, var)),
+            *indent([*charge(weight(inner)), *self.read(inner, var)]),
             "else:",
             "    raise wrong_byte(b, 'an option', p)",
         ]
@@ -200,9 +203,7 @@ class _Decoder(Source):
         if inner:
             lines.append(f"if n * {inner} > e - p: raise cut(n, p, e)")
         lines.append(f"if n > {wire.MAX_ITEMS}: raise too_many(n)")
-        if cost:
-            lines += [f"room[0] -= n * {cost}", "if room[0] < 0: raise crowded()"]
-        return lines
+        return [*lines, *charge(f"n * {cost}" if cost else 0)]
 
     # --- functions of values that hold others ---------------------------------------------------------------------
 
@@ -216,7 +217,6 @@ class _Decoder(Source):
                 body, value = self.fields(shape)
                 if shape.recursive:
                     head += indent(["depth -= 1", "if depth < 0: raise too_deep()"])
-                    head += indent([f"room[0] -= {max(1, price(shape))}", "if room[0] < 0: raise crowded()"])
                 return [*head, "    s = 0", *self._located(body, f"{self.steps(shape)}[s]"), f"    return {value}, p"]
             case Tuple(items):
                 body = []
@@ -229,12 +229,7 @@ class _Decoder(Source):
             case Map():
                 return [*head, *self._map(shape)]
             case Named(inner) if inner is not None:
-                lines = [
-                    "depth -= 1",
-                    "if depth < 0: raise too_deep()",
-                    "room[0] -= 1",
-                    "if room[0] < 0: raise crowded()",
-                ]
+                lines = ["depth -= 1", "if depth < 0: raise too_deep()"]
                 return [*head, *indent([*lines, *self.read(inner, "x"), "return x, p"])]
         return [*head, *indent([*self.read(shape, "x"), "return x, p"])]
 

@@ -26,9 +26,11 @@ from echokernel_postcard.shapes import (
     Shape,
     Struct,
     Tuple,
+    charge,
     is_flat,
     price,
     smallest,
+    weight,
 )
 from echokernel_postcard.source import Source, indent
 
@@ -113,7 +115,7 @@ class _Encoder(Source):
                     f"if {var} is None: out.append(BYTES[0])",
                     "else:",
                     "    out.append(BYTES[1])",
-                    *indent(self._append(inner, var)),
+                    *indent([*charge(weight(inner)), *self._append(inner, var)]),
                 ]
             case Checked(inner, check):
                 return [f"{self.name(check)}({var})", *self._append(inner, var)]
@@ -123,7 +125,7 @@ class _Encoder(Source):
                 lines = [f"b = {self.name(pick)}({var})", "out.append(U[b])"]
                 for place, member in enumerate(members):
                     lines.append(f"{'elif' if place else 'if'} b == {place}:")
-                    lines += indent(self._append(member, var))
+                    lines += indent([*charge(weight(member)), *self._append(member, var)])
                 return lines
             case Named(inner, recursive) if inner is not None and not recursive:
                 return self._append(inner, var)
@@ -200,7 +202,6 @@ class _Encoder(Source):
                 lines = []
                 if shape.recursive:
                     lines += ["depth -= 1", "if depth < 0: raise too_deep()"]
-                    lines += [f"room[0] -= {max(1, price(shape))}", "if room[0] < 0: raise crowded()"]
                 step = f"{self.steps(shape)}[s]"
                 return [*lines, "s = -1", *self._located(self.fields(shape), step)]
             case Tuple(items):
@@ -216,12 +217,7 @@ class _Encoder(Source):
             case Map():
                 return self._map(shape)
             case Named(inner) if inner is not None:
-                lines = [
-                    "depth -= 1",
-                    "if depth < 0: raise too_deep()",
-                    "room[0] -= 1",
-                    "if room[0] < 0: raise crowded()",
-                ]
+                lines = ["depth -= 1", "if depth < 0: raise too_deep()"]
                 return [*lines, *self._append(inner, "x")]
         return self._append(shape, "x")
 
@@ -237,9 +233,7 @@ class _Encoder(Source):
 
     def _counted(self, cost: int) -> list[str]:
         lines = [f"if n > {wire.MAX_ITEMS}: raise too_many(n)"]
-        if cost:
-            lines += [f"room[0] -= n * {cost}", "if room[0] < 0: raise crowded()"]
-        return lines
+        return [*lines, *charge(f"n * {cost}" if cost else 0)]
 
     def _sequence(self, shape: Sequence) -> list[str]:
         inner = shape.inner
@@ -307,7 +301,7 @@ class _Encoder(Source):
             f"if {var} is ABSENT: out.append(BYTES[0])",
             "else:",
             "    out.append(BYTES[1])",
-            *indent(self._append(inner, var)),
+            *indent([*charge(weight(inner)), *self._append(inner, var)]),
         ]
 
 

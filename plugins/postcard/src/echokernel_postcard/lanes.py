@@ -111,4 +111,9 @@ def _values_to_bytes(data: bytes, signed: bool) -> bytes | None:
         more = (above + most) >> 31 & ones
         out |= more << 8 * place - 1 | (value & ones * (127 << 7 * place)) << place
         there |= more << 8 * place
-    return bytes(compress(out.to_bytes(4 * lanes, "little"), there.to_bytes(4 * lanes, "little")[: 4 * count]))
+    # Of bytes that are there, only that of the number 0 is zero: without one, all zeros can go.
+    full = out.to_bytes(4 * lanes, "little")
+    short = full.translate(None, b"\0")
+    if len(short) == there.bit_count() - (lanes - count):
+        return short
+    return bytes(compress(full, there.to_bytes(4 * lanes, "little")[: 4 * count]))

@@ -49,22 +49,20 @@ def _integers(name: str) -> Writer:
     signed, bits = INTEGERS[name]
     write, table = WRITE[name], S if signed else U
     lowest, highest = (-8192, 8192) if signed else (0, 16384)
+    least, most = (-128, 127) if signed else (0, 255)
 
     def pack(values: Sequence[Any]) -> bytes:
         if not {int}.issuperset(map(type, values)):
             values = _each(values, as_int)
-        try:
-            small = array("b", values).tobytes() if signed else bytes(values)
-        except (OverflowError, ValueError):
-            pass
-        else:
-            if bits == 8:
-                return small
-            if not signed and small.isascii():
-                return small
-            if signed and min(values, default=0) >= -64 and max(values, default=0) < 64:
-                return small.translate(_ZIGZAG)
-        if bits > 8 and lowest <= min(values, default=0) and max(values, default=0) < highest:
+        low, high = min(values, default=0), max(values, default=0)
+        if bits == 8:
+            if least <= low and high <= most:
+                return array("b", values).tobytes() if signed else bytes(values)
+        elif signed and low >= -64 and high < 64:
+            return array("b", values).tobytes().translate(_ZIGZAG)
+        elif not signed and low >= 0 and high < 128:
+            return bytes(values)
+        elif lowest <= low and high < highest:
             return b"".join([table[value] for value in values])
         if bits > 16 and len(values) >= MIN_COUNT:
             data = write_lanes(values, signed)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from echokernel import Codec, SerializationError, Serializer
-from echokernel_postcard.wire import Unfit, located, type_name
+from echokernel_postcard.wire import MAX_CONTAINERS, Unfit, located, type_name
 
 _ODD_TYPES = 256  # annotations without a hash that are remembered; one that is made anew each time must not pile up
 _SMALL = 4096  # bytes; a view of less is copied, which takes less than working on it
@@ -49,10 +49,13 @@ class PostcardSerializer(Serializer):
         from echokernel_postcard.decoding import compile_decoder
         from echokernel_postcard.encoding import compile_encoder
         from echokernel_postcard.schema import Reader
+        from echokernel_postcard.shapes import weight
 
         name = type_name(type_)
         try:
             shape = Reader().read(type_)
+            if weight(shape) > MAX_CONTAINERS:
+                raise Unfit(f"its arrays have {weight(shape)} containers, at most {MAX_CONTAINERS} fit")
             encode = compile_encoder(shape, lambda unfit: SerializationError(f"postcard cannot encode {name}: {unfit}"))
         except Unfit as unfit:
             raise SerializationError(f"postcard cannot express {name}: {unfit}") from unfit.__cause__

@@ -150,27 +150,30 @@ def smallest(shape: Shape | None, known: dict[int, int] | None = None) -> int:
 
 
 def weight(shape: Shape | None, known: dict[int, int] | None = None) -> int:
-    """Return how many containers a value of it has at most, those inside of its sequences and maps not counted."""
+    """Return how many containers a value of it always has; those in sequences, options and unions count when they come."""
     known = {} if known is None else known
     if shape is None or id(shape) in known:
         return known.get(id(shape), 0)
     known[id(shape)] = 0  # what holds itself counts where it is read
     count = 0
     match shape:
-        case Option(inner) | Converted(inner) | Checked(inner) | Named(inner):
+        case Converted(inner) | Checked(inner) | Named(inner):
             count = weight(inner, known)
         case Sequence(inner, _, fixed):
-            count = 1 + (fixed or 0) * weight(inner, known)
+            count = 1 + (fixed or 0) * max(weight(inner, known), 0 if smallest(inner) else 1)
         case Map():
             count = 1
         case Tuple(items):
             count = 1 + sum(weight(item, known) for item in items)
         case Struct():
-            count = 1 + sum(weight(each.shape, known) for each in shape.fields)
-        case Choice(members):
-            count = max(weight(member, known) for member in members)
+            count = 1 + sum(weight(each.shape, known) for each in shape.fields if not each.absent)
     known[id(shape)] = count
     return count
+
+
+def charge(cost: int | str) -> list[str]:
+    """Return the lines of source that count containers, which ``cost`` says, and refuse too many."""
+    return [f"room[0] -= {cost}", "if room[0] < 0: raise crowded()"] if cost else []
 
 
 def price(shape: Shape) -> int:
