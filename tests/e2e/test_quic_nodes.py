@@ -303,6 +303,9 @@ async def test_no_canary_reaches_a_log_line_or_a_repr(caplog: pytest.LogCaptureF
 
     seen: list[object] = []
     builder = EchoServer.builder().bind("quic://127.0.0.1:0").authenticator(Tokens())
+    from echokernel_msgpack import MsgpackSerializer
+
+    builder.serializer(MsgpackSerializer())  # with postcard the wrong types below would never leave
     builder.add_rpc(swap).add_rpc(explode).add_event(note).on_connect(seen.append)
     async with builder.build() as server:
         connecting = EchoClient.builder().credentials(token).connect(server.addresses[0])

@@ -351,7 +351,7 @@ async def test_what_cannot_be_called() -> None:
             await client.call(add)
         with pytest.raises(InvalidArgument, match="too many positional"):
             await client.call(add, 1, 2, 3)
-        with pytest.raises(SerializationError, match=r"math\.add\(a: int"):
+        with pytest.raises(InvalidArgument, match=r"math\.add\(a: int"):
             await client.call(add, "x", 2)
         with pytest.raises(InvalidArgument, match="is no handler: wanted what @rpc or @event made"):
             await client.call(print, 1)
@@ -422,7 +422,7 @@ async def test_a_request_learns_what_it_needs_and_asks_once() -> None:
             assert [answer async for answer in answers] == ["#1"]
         with pytest.raises(MethodNotFound):
             await client.request("absent", 1)
-        with pytest.raises(SerializationError):
+        with pytest.raises(InvalidArgument, match=r"math\.add\(a: int, b: int = 5\) -> int: "):
             await client.request("math.add", "x")
 
 

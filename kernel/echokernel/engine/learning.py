@@ -30,13 +30,15 @@ class Learned:
         from echokernel.shaped import parse_shape
 
         payload, items, result = described.shape.split("\n")
-        self.encode = _encoder(parse_shape(payload), codecs)
-        self.encode_item = _encoder(parse_shape(items), codecs) if items else None
+        name = f"{described.name}{described.signature}"
+        self.encode = _encoder(name, parse_shape(payload), codecs)
+        self.encode_item = _encoder(name, parse_shape(items), codecs) if items else None
         self.returns: Any = parse_shape(result.lstrip("*")) if result else Any
         """The type of the result, or of each of many; structs are dicts."""
 
 
-def _encoder(annotation: Any, codecs: Codecs) -> Callable[[Any], bytes]:
+def _encoder(name: str, annotation: Any, codecs: Codecs) -> Callable[[Any], bytes]:
+    """Return what encodes the values of a program that does not know the type; it raises InvalidArgument, as the peer would."""
     encode = codecs.serializers[codecs.slot].codec(annotation).encode
     adapter: Any = None
 
@@ -52,10 +54,9 @@ def _encoder(annotation: Any, codecs: Codecs) -> Callable[[Any], bytes]:
             if adapter is None:
                 adapter = TypeAdapter(annotation)
             try:
-                fitting = adapter.validate_python(plain_value(value))
-            except ValidationError:
-                raise error from None
-            return encode(fitting)
+                return encode(adapter.validate_python(plain_value(value)))
+            except (ValidationError, SerializationError, TypeError):
+                raise InvalidArgument(f"{name}: {error}") from error
 
     return encode_any
 
@@ -112,7 +113,7 @@ class Learning:
                 return None  # it does not describe itself
             found = {each.kind: each for each in Description.decode(answer).methods if each.name == method}
             if kind is MethodKind.RPC and kind not in found:
-                raise MethodNotFound(f"no method {method!r} at the peer")
+                raise MethodNotFound(f"no method {method!r} here")  # the peer's own words
             if len(self._described) >= REMEMBERED:
                 self._described.clear()
             self._described[key] = found.get(kind)

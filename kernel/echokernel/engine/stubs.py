@@ -69,7 +69,7 @@ class Stub:
     def encode(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[bytes, Any]:
         """Return the payload, and the argument that is many values, None where there is none.
 
-        Raises InvalidArgument for arguments that the function does not take, SerializationError.
+        Raises InvalidArgument for arguments that the function does not take, or not of this type.
         """
         place, items = self._place, None
         if keywords or len(arguments) != self._count + (place >= 0):
@@ -85,7 +85,7 @@ class Stub:
         try:
             return self._encode(arguments if self._count > 1 else arguments[0] if self._count else None), items
         except SerializationError as error:
-            raise SerializationError(f"{self.method}{signature_of(self.handler)}: {error}") from error
+            raise InvalidArgument(f"{self.method}{signature_of(self.handler)}: {error}") from error
 
     def judge(self, error: EchoError) -> EchoError:
         """Return the error that a caller gets for what the peer answered: of two signatures it names both."""
