@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 __all__ = ["count", "duration", "harmless", "print_json", "print_table", "size", "to_json"]
 
 _CONTROLS = {**dict.fromkeys([*range(32), *range(127, 160)], "\ufffd"), ord("\n"): "\n", ord("\t"): "\t"}
+# what JSON leaves as it is, and would drive a terminal or turn the direction of writing; halves of characters cannot go out
+_UNSEEN = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def harmless(text: str) -> str:
@@ -52,7 +55,11 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """Return ``value`` as JSON; what JSON does not have becomes text, bytes as base64."""
-    return json.dumps(_plain(value), ensure_ascii=False, indent=indent, default=str)
+    return _UNSEEN.sub(_escaped, json.dumps(_plain(value), ensure_ascii=False, indent=indent, default=str))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

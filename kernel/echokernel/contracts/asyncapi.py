@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from echokernel.contracts.schema import Contract, MethodSchemas, Schema, rename, unique, walk
+from echokernel.contracts.schema import Contract, MethodSchemas, Names, Schema, rename, walk
 from echokernel_protocol.describe import MethodKind
 
 __all__ = ["VERSION", "asyncapi"]
@@ -35,11 +35,11 @@ _FRAME: Final = {
 def asyncapi(contract: Contract) -> dict[str, Any]:
     """Return the document, ready to be written as JSON."""
     about = contract.description
-    taken: set[str] = set()
+    given = Names()
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
     for entry in contract.methods:
-        name = unique(re.sub(r"[^A-Za-z0-9_.-]", "_", f"{entry.method.kind.name.lower()}.{entry.method.name}"), taken)
+        name = given.pick(re.sub(r"[^A-Za-z0-9_.-]", "_", f"{entry.method.kind.name.lower()}.{entry.method.name}"))
         messages = _messages(entry)
         channels[name] = {"address": entry.method.name, "messages": messages}
         operations[name] = _operation(entry, f"#/channels/{name}", list(messages))
@@ -125,4 +125,3 @@ class _Same(dict[str, str]):
 
     def __missing__(self, key: str) -> str:
         return key
-

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from echokernel_protocol.describe import Description, MethodDescription, MethodKind
 
-__all__ = ["Contract", "MethodSchemas", "Schema", "json_schema", "merge", "read_schema", "unique", "walk"]
+__all__ = ["Contract", "MethodSchemas", "Names", "Schema", "json_schema", "merge", "read_schema", "walk"]
 
 Schema: TypeAlias = "dict[str, Any] | bool"
 MAX_DEPTH = 128  # levels of JSON; deeper ones would exhaust the stack of whoever walks them
@@ -20,11 +20,34 @@ _ROUNDS = 64  # definitions that differ only so many references away are not sha
 
 _BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas"})
 _ONE = frozenset(
-    "additionalProperties contains else if items not propertyNames then unevaluatedItems unevaluatedProperties".split()
+    [
+        "additionalProperties",
+        "contains",
+        "else",
+        "if",
+        "items",
+        "not",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    ]
 )
 _MANY = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 # identifiers and references that are not to a definition beside it: a tool that follows them would ask somebody else
-_DROPPED = frozenset("$anchor $dynamicAnchor $dynamicRef $id $recursiveAnchor $recursiveRef $schema $vocabulary id".split())
+_DROPPED = frozenset(
+    [
+        "$anchor",
+        "$dynamicAnchor",
+        "$dynamicRef",
+        "$id",
+        "$recursiveAnchor",
+        "$recursiveRef",
+        "$schema",
+        "$vocabulary",
+        "id",
+    ]
+)
 _TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 
 
@@ -110,7 +133,7 @@ def merge(description: Description) -> Contract:
                 parts.append((number, name, _as_definition(found, method)))
     keys = _keys([part for _, _, part in parts])
     names: dict[str, str] = {}  # of definitions, by what they are
-    taken: set[str] = set()
+    given = Names()
     definitions: dict[str, Schema] = {}
     found_parts: dict[tuple[int, str], Schema] = {}
     for (number, part_name, schema), own in zip(parts, keys, strict=True):
@@ -118,7 +141,7 @@ def merge(description: Description) -> Contract:
         for name in sorted(own):
             if own[name] not in names:
                 suffix = "_Output" if part_name == "result" else ""
-                names[own[name]] = unique(re.sub(r"[^A-Za-z0-9_.-]", "_", name) or "_", taken, suffix)
+                names[own[name]] = given.pick(re.sub(r"[^A-Za-z0-9_.-]", "_", name) or "_", suffix)
             renamed[name] = names[own[name]]
         for name, new in renamed.items():
             if new not in definitions:
@@ -159,16 +182,21 @@ def json_schema(contract: Contract) -> dict[str, Any]:
     }
 
 
-def unique(name: str, taken: set[str], suffix: str = "") -> str:
-    """Return ``name``, or one like it that is not in ``taken``, and put it there."""
-    found, number = name, 1
-    if found in taken and suffix:
-        found = name + suffix
-    while found in taken:
-        number += 1
-        found = f"{name}_{number}"
-    taken.add(found)
-    return found
+class Names:
+    """Names that have been given."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+        self._numbers: dict[str, int] = {}
+
+    def pick(self, name: str, suffix: str = "") -> str:
+        """Return ``name``, or one like it that has not been given yet."""
+        found = name + suffix if name in self._taken else name
+        while found in self._taken:
+            self._numbers[name] = self._numbers.get(name, 1) + 1  # kept: a peer may have 100,000 of one name
+            found = f"{name}_{self._numbers[name]}"
+        self._taken.add(found)
+        return found
 
 
 def walk(schema: Schema, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Schema:

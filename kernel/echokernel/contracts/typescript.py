@@ -9,16 +9,88 @@ import json
 import re
 from typing import Any
 
-from echokernel.contracts.schema import REF, Contract, MethodSchemas, Schema, unique
+from echokernel.contracts.schema import REF, Contract, MethodSchemas, Names, Schema
 from echokernel_protocol.describe import MethodKind
 
 __all__ = ["typescript"]
 
 _RESERVED = frozenset(
-    """any arguments as async await bigint boolean break case catch class const continue debugger declare default delete do
-    else enum eval export extends false finally for from function get if implements import in infer instanceof interface is
-    keyof let module namespace never new null number object of package private protected public readonly require return set
-    static string super switch symbol this throw true try type typeof undefined unique unknown var void while with yield""".split()
+    [
+        "any",
+        "arguments",
+        "as",
+        "async",
+        "await",
+        "bigint",
+        "boolean",
+        "break",
+        "case",
+        "catch",
+        "class",
+        "const",
+        "continue",
+        "debugger",
+        "declare",
+        "default",
+        "delete",
+        "do",
+        "else",
+        "enum",
+        "eval",
+        "export",
+        "extends",
+        "false",
+        "finally",
+        "for",
+        "from",
+        "function",
+        "get",
+        "if",
+        "implements",
+        "import",
+        "in",
+        "infer",
+        "instanceof",
+        "interface",
+        "is",
+        "keyof",
+        "let",
+        "module",
+        "namespace",
+        "never",
+        "new",
+        "null",
+        "number",
+        "object",
+        "of",
+        "package",
+        "private",
+        "protected",
+        "public",
+        "readonly",
+        "require",
+        "return",
+        "set",
+        "static",
+        "string",
+        "super",
+        "switch",
+        "symbol",
+        "this",
+        "throw",
+        "true",
+        "try",
+        "type",
+        "typeof",
+        "undefined",
+        "unique",
+        "unknown",
+        "var",
+        "void",
+        "while",
+        "with",
+        "yield",
+    ]
 )
 _GROUPS = {MethodKind.RPC: "Methods", MethodKind.EVENT: "Events", MethodKind.STREAM: "Streams"}
 _OWN = frozenset({*_GROUPS.values(), "Array", "AsyncIterable", "Uint8Array"})
@@ -31,6 +103,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 # what moves a cursor, ends a line for somebody, or turns the direction of writing; and halves of characters
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _LARGEST_TUPLE = 8  # items; a longer array of a fixed length is an array
+_OTHER_FORMS = frozenset({"$ref", "allOf", "anyOf", "const", "enum", "oneOf"})
 _WIDTH = 100  # characters of a method that stand in one line
 
 
@@ -41,13 +114,14 @@ def typescript(contract: Contract) -> str:
 
 class _Writer:
     def __init__(self, contract: Contract) -> None:
-        taken = set(_RESERVED | _OWN)
+        given = Names(_RESERVED | _OWN)
         self._contract = contract
-        self._names = {name: unique(_identifier(name), taken) for name in contract.definitions}
+        self._names = {name: given.pick(_identifier(name)) for name in contract.definitions}
 
     def write(self) -> str:
         about = self._contract.description
-        parts = [_comment(f"What {about.node or 'a node'} understands: echokernel {about.version}. Made by echokernel describe.")]
+        title = f"What {about.node or 'a node'} understands: echokernel {about.version}. Made by echokernel describe."
+        parts = [_comment(title)]
         parts += [self._definition(name, schema) for name, schema in self._contract.definitions.items()]
         for kind, title in _GROUPS.items():
             entries = [entry for entry in self._contract.methods if entry.method.kind is kind]
@@ -61,7 +135,7 @@ class _Writer:
     def _definition(self, name: str, schema: Schema) -> str:
         about = schema.get("description", "") if isinstance(schema, dict) else ""
         head = _comment(about) if about else ""
-        if isinstance(schema, dict) and "properties" in schema and not {"allOf", "anyOf", "oneOf", "$ref"} & schema.keys():
+        if isinstance(schema, dict) and "properties" in schema and not _OTHER_FORMS & schema.keys():
             return f"{head}export interface {self._names[name]} {self._fields(schema)}\n"
         return f"{head}export type {self._names[name]} = {self._type(schema)};\n"
 
@@ -140,7 +214,7 @@ class _Writer:
         rest = f"{_grouped(self._type(items))}[]"
         if all(labels) and len(set(labels)) == len(labels):
             written = [f"{label}{mark}: {part}" for label, mark, part in zip(labels, optional, types, strict=True)]
-            written += [f"...{unique('rest', set(labels))}: {rest}"] * is_open
+            written += [f"...{Names(labels).pick('rest')}: {rest}"] * is_open
         else:
             written = [f"{_grouped(part)}?" if mark else part for mark, part in zip(optional, types, strict=True)]
             written += [f"...{rest}"] * is_open
@@ -149,13 +223,12 @@ class _Writer:
     def _object(self, schema: dict[str, Any]) -> str:
         if "properties" in schema:
             needed = schema.get("required", ())
-            fields = [
-                f"{_key(name)}{'' if name in needed else '?'}: {self._type(part)}" for name, part in schema["properties"].items()
-            ]
+            found = schema["properties"].items()
+            fields = [f"{_key(name)}{'' if name in needed else '?'}: {self._type(part)}" for name, part in found]
             return f"{{ {'; '.join(fields)} }}" if fields else "{ [key: string]: unknown }"
         others = [schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()]
-        found = [self._type(other) for other in others if other is not None and other is not False]
-        return f"{{ [key: string]: {_union(found) if found else 'unknown'} }}"
+        types = [self._type(other) for other in others if other is not None and other is not False]
+        return f"{{ [key: string]: {_union(types) if types else 'unknown'} }}"
 
     def _fields(self, schema: dict[str, Any]) -> str:
         needed, lines = schema.get("required", ()), []
@@ -205,7 +278,8 @@ def _grouped(text: str) -> str:
 
 
 def _comment(text: str, indent: str = "") -> str:
-    lines = [line.rstrip() for line in _HIDDEN.sub("\ufffd", text.replace("\r\n", "\n")).replace("*/", "*\\/").split("\n")]
+    harmless = _HIDDEN.sub("\ufffd", text.replace("\r\n", "\n")).replace("*/", "*\\/")
+    lines = [line.rstrip() for line in harmless.split("\n")]
     if len(lines) == 1:
         return f"{indent}/** {lines[0]} */\n"
     body = "".join(f"{indent} * {line}".rstrip() + "\n" for line in lines)
