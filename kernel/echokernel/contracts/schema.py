@@ -18,36 +18,21 @@ MAX_DEPTH = 128  # levels of JSON; deeper ones would exhaust the stack of whoeve
 REF: Final = "#/$defs/"
 _ROUNDS = 64  # definitions that differ only so many references away are not shared
 
+
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text."""
+    return frozenset(text.split())
+
+
 _BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas"})
-_ONE = frozenset(
-    [
-        "additionalProperties",
-        "contains",
-        "else",
-        "if",
-        "items",
-        "not",
-        "propertyNames",
-        "then",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-    ]
-)
+_ONE = words("""
+    additionalProperties contains else if items not propertyNames then unevaluatedItems unevaluatedProperties
+""")
 _MANY = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 # identifiers and references that are not to a definition beside it: a tool that follows them would ask somebody else
-_DROPPED = frozenset(
-    [
-        "$anchor",
-        "$dynamicAnchor",
-        "$dynamicRef",
-        "$id",
-        "$recursiveAnchor",
-        "$recursiveRef",
-        "$schema",
-        "$vocabulary",
-        "id",
-    ]
-)
+_DROPPED = words("""
+    $anchor $dynamicAnchor $dynamicRef $id $recursiveAnchor $recursiveRef $schema $vocabulary id
+""")
 _TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 
 

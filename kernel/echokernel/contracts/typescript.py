@@ -9,89 +9,18 @@ import json
 import re
 from typing import Any
 
-from echokernel.contracts.schema import REF, Contract, MethodSchemas, Names, Schema
+from echokernel.contracts.schema import REF, Contract, MethodSchemas, Names, Schema, words
 from echokernel_protocol.describe import MethodKind
 
 __all__ = ["typescript"]
 
-_RESERVED = frozenset(
-    [
-        "any",
-        "arguments",
-        "as",
-        "async",
-        "await",
-        "bigint",
-        "boolean",
-        "break",
-        "case",
-        "catch",
-        "class",
-        "const",
-        "continue",
-        "debugger",
-        "declare",
-        "default",
-        "delete",
-        "do",
-        "else",
-        "enum",
-        "eval",
-        "export",
-        "extends",
-        "false",
-        "finally",
-        "for",
-        "from",
-        "function",
-        "get",
-        "if",
-        "implements",
-        "import",
-        "in",
-        "infer",
-        "instanceof",
-        "interface",
-        "is",
-        "keyof",
-        "let",
-        "module",
-        "namespace",
-        "never",
-        "new",
-        "null",
-        "number",
-        "object",
-        "of",
-        "package",
-        "private",
-        "protected",
-        "public",
-        "readonly",
-        "require",
-        "return",
-        "set",
-        "static",
-        "string",
-        "super",
-        "switch",
-        "symbol",
-        "this",
-        "throw",
-        "true",
-        "try",
-        "type",
-        "typeof",
-        "undefined",
-        "unique",
-        "unknown",
-        "var",
-        "void",
-        "while",
-        "with",
-        "yield",
-    ]
-)
+_RESERVED = words("""
+    any arguments as async await bigint boolean break case catch class const continue debugger declare default
+    delete do else enum eval export extends false finally for from function get if implements import in infer
+    instanceof interface is keyof let module namespace never new null number object of package private protected
+    public readonly require return set static string super switch symbol this throw true try type typeof undefined
+    unique unknown var void while with yield
+""")
 _GROUPS = {MethodKind.RPC: "Methods", MethodKind.EVENT: "Events", MethodKind.STREAM: "Streams"}
 _OWN = frozenset({*_GROUPS.values(), "Array", "AsyncIterable", "Uint8Array"})
 _ABOUT = {
