@@ -33,6 +33,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _LARGEST_TUPLE = 8  # items; a longer array of a fixed length is an array
 _OTHER_FORMS = frozenset({"$ref", "allOf", "anyOf", "const", "enum", "oneOf"})
+_STEPS = 256  # definitions that are nothing but another one
 _WIDTH = 100  # characters of a method that stand in one line
 
 
@@ -66,7 +67,24 @@ class _Writer:
         head = _comment(about) if about else ""
         if isinstance(schema, dict) and "properties" in schema and not _OTHER_FORMS & schema.keys():
             return f"{head}export interface {self._names[name]} {self._fields(schema)}\n"
-        return f"{head}export type {self._names[name]} = {self._type(schema)};\n"
+        written = "unknown" if self._is_endless(name) else self._type(schema)
+        return f"{head}export type {self._names[name]} = {written};\n"
+
+    def _is_endless(self, name: str) -> bool:
+        """Whether a definition is itself, or a union with itself, which TypeScript refuses."""
+        seen: set[str] = set()
+        waiting = [self._contract.definitions[name]]
+        while waiting and len(seen) < _STEPS:
+            schema = waiting.pop()
+            if isinstance(schema, dict):
+                waiting += [part for key in ("allOf", "anyOf", "oneOf") for part in schema.get(key, ())]
+                target = schema.get("$ref", "").removeprefix(REF)
+                if target == name:
+                    return True
+                if target and target not in seen:
+                    seen.add(target)
+                    waiting.append(self._contract.definitions[target])
+        return bool(waiting)
 
     def _method(self, entry: MethodSchemas) -> str:
         method = entry.method
