@@ -207,6 +207,12 @@ def test_limits() -> None:
     assert changes(takes(a=(int, REQUIRED)), at_most(5)) == [("parameters.a", "tightened: maximum none -> 5", "pm")]
 
 
+def test_limits_of_results_are_the_other_way_round() -> None:
+    old, new = (method(result=json.dumps({"type": "string", "maxLength": limit})) for limit in (5, 9))
+    assert changes(old, new) == [("result", "loosened: maxLength 5 -> 9", "pm")]
+    assert changes(new, old) == [("result", "tightened: maxLength 9 -> 5", "")]
+
+
 def test_closed_models_refuse_what_was_removed() -> None:
     closed = pydantic.ConfigDict(extra="forbid")
     old, new = takes(a=(int, REQUIRED), b=(int, REQUIRED)), takes(a=(int, REQUIRED), __config__=closed)

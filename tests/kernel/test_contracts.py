@@ -19,7 +19,7 @@ import pytest
 from typing_extensions import TypedDict
 
 from echokernel import U8, StreamReceiver, event, rpc, stream
-from echokernel.cli._output import to_json
+from echokernel.cli._output import printable_json
 from echokernel.contracts.asyncapi import asyncapi
 from echokernel.contracts.changes import compare
 from echokernel.contracts.schema import MAX_DEPTH, json_schema, merge, read_schema
@@ -170,13 +170,13 @@ def test_one_schema_with_shared_definitions() -> None:
     }
     assert events["said"]["properties"] == {"parameters": {"$ref": "#/$defs/Color"}}
     assert [part for part in references(document) if at(document, part) is None] == []
-    assert "audio" not in to_json(document)
+    assert "audio" not in printable_json(document)
 
 
 def test_the_order_of_methods_does_not_matter() -> None:
     other = described(*reversed(HANDLERS))
-    assert to_json(json_schema(merge(ALL))) == to_json(json_schema(merge(other)))
-    assert to_json(asyncapi(merge(ALL))) == to_json(asyncapi(merge(other)))
+    assert printable_json(json_schema(merge(ALL))) == printable_json(json_schema(merge(other)))
+    assert printable_json(asyncapi(merge(ALL))) == printable_json(asyncapi(merge(other)))
     assert typescript(merge(ALL)) == typescript(merge(other))
 
 
@@ -389,6 +389,13 @@ def test_types_of_typescript(schema: Any, written: str) -> None:
     assert f"result: {written} }};" in found
 
 
+def test_names_of_classes_become_identifiers() -> None:
+    names = {"a.b-c": {"type": "null"}, "a_b_c": {"type": "string"}, "Größe": {"$ref": "#/$defs/a.b-c"}, "1st": {}}
+    found = typescript(merge(Description(methods=(method(result=schema_of(A={"type": "null"}, **names)),))))
+    for line in ("a_b_c = null", "a_b_c_2 = string", "Gr__e = a_b_c", "_1st = unknown"):
+        assert f"\nexport type {line};\n" in found
+
+
 def compiler() -> str:
     found = shutil.which("tsc")
     if found is None:
@@ -448,6 +455,7 @@ SCHEMAS = [
     "{",
     "[" * 100_000,
     '{"items":' * 20_000 + "{}" + "}" * 20_000,
+    '{"items":' * (MAX_DEPTH + 2) + "{}" + "}" * (MAX_DEPTH + 2),
     '{"items":' * (MAX_DEPTH - 2) + "{}" + "}" * (MAX_DEPTH - 2),
     '{"const":NaN}',
     '{"enum":[1e999]}',
@@ -477,16 +485,16 @@ def test_a_hostile_description_is_text_and_nothing_else() -> None:
     assert not re.search(r"[^A-Za-z0-9_$ \n{}\[\]():;,.?|&=<>]", code)
     assert "evil()" not in code
     assert "evil()" in declarations
-    for text in (declarations, to_json(json_schema(contract)), to_json(asyncapi(contract))):
+    for text in (declarations, printable_json(json_schema(contract)), printable_json(asyncapi(contract))):
         text.encode()
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e]", text)
-    check_asyncapi(json.loads(to_json(asyncapi(contract))))
+    check_asyncapi(json.loads(printable_json(asyncapi(contract))))
     assert compare(HOSTILE, HOSTILE) == []
 
 
 def test_deep_schemas_count_as_none() -> None:
     found = {entry.method.name: entry.result for entry in merge(HOSTILE).methods}
-    assert [found[f"m{number}"] is None for number in (8, 9, 10)] == [True, True, False]
+    assert [found[f"m{number}"] is None for number in (8, 9, 10, 11)] == [True, True, True, False]
 
 
 def test_a_node_without_methods() -> None:
