@@ -33,6 +33,7 @@ COMMANDS = {
     "listen": ("_listen", "print the events that a running node sends"),
     "stream": ("_stream", "send a file to a running node as a stream, or receive one"),
     "describe": ("_describe", "list what a running node can do"),
+    "diff": ("_diff", "say what changed between two nodes, and whom it breaks"),
     "health": ("_health", "ask a running node how it is"),
     "ping": ("_ping", "measure the round trip to a running node"),
     "version": ("_version", "versions of echokernel, Python and the system"),

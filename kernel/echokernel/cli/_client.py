@@ -22,6 +22,11 @@ logger = logging.getLogger("echokernel.cli")
 def add_client_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the URL and how to trust it."""
     parser.add_argument("url", metavar="URL", help="quic://HOST:PORT, or HOST:PORT")
+    add_trust_arguments(parser)
+
+
+def add_trust_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how to trust a node, and how to talk to it."""
     parser.add_argument("--fingerprint", metavar="FP", help="trust this key: sha256:… as the server prints it")
     parser.add_argument("--ca", metavar="FILE", help="trust certificates from these authorities, PEM")
     parser.add_argument("--insecure", action="store_true", help="trust anybody; for tests")

@@ -3,6 +3,7 @@
 echokernel describe quic://127.0.0.1:4433             a table of all methods
 echokernel describe quic://127.0.0.1:4433 math.add    one of them in full, with the JSON Schemas of its values
 echokernel describe quic://127.0.0.1:4433 --json      everything, for programs
+echokernel describe quic://127.0.0.1:4433 --typescript > node.d.ts
 """
 
 from __future__ import annotations
@@ -22,19 +23,26 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     add_client_arguments(parser)
     parser.add_argument("method", nargs="?", metavar="METHOD", help="describe this one in full")
-    parser.add_argument("--json", action="store_true", help="as JSON, with all schemas")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="as JSON, with all schemas")
+    forms.add_argument("--json-schema", action="store_true", help="one JSON Schema, 2020-12, of all values")
+    forms.add_argument("--asyncapi", action="store_true", help="an AsyncAPI 3.0.0 document, as JSON")
+    forms.add_argument("--typescript", action="store_true", help="TypeScript declarations")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from echokernel.cli._output import print_json
 
     async def use(client: EchoClient) -> int:
+        written = arguments.json_schema or arguments.asyncapi or arguments.typescript
         names = () if arguments.method is None else (arguments.method,)
-        found = await client.describe(*names, schemas=arguments.json or bool(names))
+        found = await client.describe(*names, schemas=arguments.json or written or bool(names))
         if names and not found.methods:
             return await _unknown(client, arguments.method)
         if arguments.json:
             print_json(as_dict(found))
+        elif written:
+            _print_contract(found, arguments)
         elif names:
             print("\n\n".join(method_text(method) for method in found.methods))
         else:
@@ -42,6 +50,23 @@ def run(arguments: argparse.Namespace) -> int:
         return DONE
 
     return with_client(arguments, use)
+
+
+def _print_contract(found: Description, arguments: argparse.Namespace) -> None:
+    from echokernel.cli._output import print_json
+    from echokernel.contracts.schema import json_schema, merge
+
+    contract = merge(found)
+    if arguments.json_schema:
+        print_json(json_schema(contract))
+    elif arguments.asyncapi:
+        from echokernel.contracts.asyncapi import asyncapi
+
+        print_json(asyncapi(contract))
+    else:
+        from echokernel.contracts.typescript import typescript
+
+        print(typescript(contract), end="")
 
 
 async def _unknown(client: EchoClient, name: str) -> int:

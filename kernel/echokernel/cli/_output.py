@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["count", "duration", "harmless", "print_json", "print_table", "size", "to_json"]
+__all__ = ["count", "duration", "harmless", "print_json", "print_table", "printable_json", "size", "to_json"]
 
 _CONTROLS = {**dict.fromkeys([*range(32), *range(127, 160)], "\ufffd"), ord("\n"): "\n", ord("\t"): "\t"}
+# what JSON leaves as it is, and would drive a terminal or turn the direction of writing; halves of characters cannot go out
+_UNSEEN = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def harmless(text: str) -> str:
@@ -47,12 +50,21 @@ def duration(seconds: float) -> str:
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print ``value`` as JSON on stdout."""
-    print(to_json(value, indent=indent))
+    print(printable_json(value, indent=indent))
+
+
+def printable_json(value: Any, *, indent: int | None = 2) -> str:
+    """Return ``value`` as JSON in which all that cannot be seen, or would drive a terminal, is written as an escape."""
+    return _UNSEEN.sub(_escaped, to_json(value, indent=indent))
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """Return ``value`` as JSON; what JSON does not have becomes text, bytes as base64."""
     return json.dumps(_plain(value), ensure_ascii=False, indent=indent, default=str)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
