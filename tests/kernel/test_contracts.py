@@ -274,7 +274,7 @@ def test_asyncapi() -> None:
         {"type": "integer", "title": "a"},
         {"type": "integer", "title": "b"},
     ]
-    assert [document["operations"][name]["action"] for name in ("event.said", "stream.audio")] == ["receive", "send"]
+    assert [document["operations"][name]["action"] for name in ("event.said", "stream.audio")] == ["receive", "receive"]
     assert "reply" not in document["operations"]["event.said"]
     frame = document["channels"]["stream.audio"]["messages"]["frame"]
     assert frame["headers"]["required"] == ["wall_time", "seq"]

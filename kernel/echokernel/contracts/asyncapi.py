@@ -14,8 +14,6 @@ from echokernel_protocol.describe import MethodKind
 __all__ = ["VERSION", "asyncapi"]
 
 VERSION: Final = "3.0.0"
-_ACTIONS = {MethodKind.RPC: "receive", MethodKind.EVENT: "receive", MethodKind.STREAM: "send"}
-"""Of a stream it is the caller's: who opens it sends, and the node's handler takes what comes."""
 _CONTENT_TYPES = {"json": "application/json", "msgpack": "application/vnd.msgpack"}
 _FRAME: Final = {
     "name": "frame",
@@ -87,7 +85,7 @@ def _message(name: str, schema: Schema | None, summary: str = "") -> dict[str, A
 def _operation(entry: MethodSchemas, channel: str, messages: list[str]) -> dict[str, Any]:
     method = entry.method
     operation: dict[str, Any] = {
-        "action": _ACTIONS[method.kind],
+        "action": "receive",  # whatever it is, the node takes it; a request has a reply beside it
         "channel": {"$ref": channel},
         "title": method.name + method.signature,
     }
