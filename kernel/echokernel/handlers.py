@@ -263,6 +263,7 @@ class FunctionHandler(Generic[P, R_co]):
 
         Raises InvalidArgument when the serializer cannot express one of the types.
         """
+        self._check_types(serializer)
         takes_session, parameters, result = self.signature
         try:
             decode = serializer.codec(self.payload_type).decode
@@ -297,6 +298,7 @@ class FunctionHandler(Generic[P, R_co]):
         """Return the function that serves one streaming request coded by ``serializer``. Raises InvalidArgument."""
         takes_session, parameters, result = self.signature
         place, yields = self._items_at + takes_session, self.yields
+        self._check_types(serializer)
         try:
             decode = serializer.codec(self.payload_type).decode
             decode_item = serializer.codec(self._item_type).decode if self.takes_items else None
@@ -334,18 +336,32 @@ class FunctionHandler(Generic[P, R_co]):
 
     def _no_codec(self, serializer: Serializer, error: SerializationError) -> InvalidArgument:
         """Return the error for a type that ``serializer`` cannot express, naming the parameter that has it."""
-        with_session, parameters, result = self.signature
-        names = list(inspect.signature(self.function).parameters)[with_session:]
-        types_: list[Any] = list(parameters)
-        if self.takes_items:
-            types_.insert(self._items_at, self._item_type)
-        places = [(f"parameter {name!r}", kind) for name, kind in zip(names, types_, strict=True)]
-        for place, kind in [*places, ("its result", result)]:
+        for place, kind in [*self._places(), ("its result", self.signature[2])]:
             try:
                 serializer.codec(kind)
             except SerializationError as reason:
                 return InvalidArgument(f"{self._where}: {place}: {reason}")
         return InvalidArgument(f"{self._where}: {error}")
+
+    def _places(self) -> list[tuple[str, Any]]:
+        """Return the parameters that travel, and their types."""
+        with_session, parameters, _ = self.signature
+        names = list(inspect.signature(self.function).parameters)[with_session:]
+        kinds: list[Any] = list(parameters)
+        if self.takes_items:
+            kinds.insert(self._items_at, self._item_type)
+        return [(f"parameter {name!r}", kind) for name, kind in zip(names, kinds, strict=True)]
+
+    def _check_types(self, serializer: Serializer) -> None:
+        """Raise InvalidArgument for a parameter without a type where its bytes do not say what they are."""
+        if serializer.self_describing:
+            return
+        for place, kind in self._places():
+            if kind is Any:
+                raise InvalidArgument(
+                    f"{self._where}: {place} has no type, and {serializer.name} payloads do not say what they are; "
+                    f"annotate it, or leave {serializer.name} out of this node's serializers"
+                )
 
     def _wrong_arguments(self, error: SerializationError) -> InvalidArgument:
         return InvalidArgument(f"{self.name}: {error}")

@@ -27,8 +27,8 @@ from echokernel import (
     stream,
     time_left,
 )
-from echokernel.serializer import Codec
-from echokernel.testing import JsonSerializer, connected
+from echokernel.serializer import Codec, Serializer
+from echokernel.testing import JsonSerializer, MemoryTransport, connected
 
 pytestmark = pytest.mark.anyio
 
@@ -441,3 +441,22 @@ async def test_where_nothing_can_be_learned_the_type_has_to_be_given() -> None:
             await nodes.client.request("math.add", (1, 2))
         assert await nodes.client.request("math.add", (1, 2), returns=int) == 3
         assert await nodes.client.call(add, 1, 2) == 3
+
+
+def test_a_parameter_without_a_type_is_refused_where_bytes_do_not_say_what_they_are() -> None:
+    @rpc
+    async def untyped(session: Session, what, how: int) -> None:  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+    @rpc
+    async def items(numbers: AsyncIterator[Any]) -> None:
+        raise NotImplementedError
+
+    def node(serializer: Serializer, handler: Any) -> EchoServer:
+        builder = EchoServer.builder().serializer(serializer).transport(MemoryTransport()).bind("memory://node:1")
+        return builder.add_handler(handler).build()
+
+    for handler, name in ((untyped, "what"), (items, "numbers")):
+        with pytest.raises(InvalidArgument, match=rf"parameter '{name}' has no type, and mute payloads .* annotate it"):
+            node(Mute(), handler)
+        node(JsonSerializer(), handler)

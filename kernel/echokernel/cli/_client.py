@@ -122,6 +122,8 @@ def _builder(arguments: argparse.Namespace, address: Address) -> Any:
             what = f"--serializer: there is no serializer {arguments.serializer!r}"
             raise WrongUsage(unknown(what, arguments.serializer, names, label="installed"))
         names = [arguments.serializer]
+    elif getattr(arguments, "reads_anything", False):  # what comes has to be read without types
+        names = [name for name in names if registry.serializers[name].value.self_describing] or names
     for name in names:
         builder.serializer(registry.serializers[name].value)
     return builder

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 from echokernel.cli import DONE, USAGE, fail
 from echokernel.cli._asking import Asking, add_asking_arguments, while_asking
 from echokernel.cli._client import WrongUsage, add_client_arguments, with_client
+from echokernel.errors import SerializationError
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream
 
     from echokernel.client import ClientBuilder, EchoClient
+    from echokernel.session import Session
 
 WAITING = 256  # events that wait to be printed; further ones wait at the node
 
@@ -32,6 +34,7 @@ _Event = tuple[float, str, Any]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_client_arguments(parser)
+    parser.set_defaults(reads_anything=True)
     parser.add_argument("events", nargs="+", metavar="EVENT", help="names of the events")
     parser.add_argument("-n", "--count", type=int, metavar="N", help="end after so many events")
     add_asking_arguments(parser, "first, to subscribe")
@@ -50,10 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     send, receive = anyio.create_memory_object_stream[_Event](WAITING)
 
     def extend(builder: ClientBuilder) -> None:
-        from echokernel.handlers import event
-
         for name in dict.fromkeys(arguments.events):
-            builder.add_event(event(name)(_taker(name, send.send)))
+            builder.add_event(_Taker(name, send.send))
         builder.on_disconnect(lambda context: send.close())
 
     async def use(client: EchoClient) -> int:
@@ -67,11 +68,19 @@ def run(arguments: argparse.Namespace) -> int:
             return DONE
 
 
-def _taker(name: str, put: Callable[[_Event], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    async def take(payload: Any) -> None:
-        await put((time.time(), name, payload))
+class _Taker:
+    """Takes events of one name, whatever they hold."""
 
-    return take
+    def __init__(self, name: str, put: Callable[[_Event], Awaitable[None]]) -> None:
+        self.name = name
+        self._put = put
+
+    async def handle(self, session: Session, payload: bytes) -> None:
+        try:
+            value = session.serializer.codec(Any).decode(payload)
+        except SerializationError:  # postcard, where the node speaks nothing else: its bytes do not say what they are
+            value = payload.hex()
+        await self._put((time.time(), self.name, value))
 
 
 async def _print(client: EchoClient, events: MemoryObjectReceiveStream[_Event], arguments: argparse.Namespace) -> None:
