@@ -194,8 +194,11 @@ async def test_two_thousand_requests_at_once() -> None:
 
 
 async def test_a_stopping_server_lets_requests_finish_and_tells_its_clients() -> None:
+    running = anyio.Event()
+
     @rpc
     async def slow() -> str:
+        running.set()
         await anyio.sleep(0.3)
         return "done"
 
@@ -207,7 +210,7 @@ async def test_a_stopping_server_lets_requests_finish_and_tells_its_clients() ->
                 results.append(await client.request("slow"))
 
             tasks.start_soon(call)
-            await until(lambda: server.context().sessions()[0].stats()["open_peer_requests"] == 1)
+            await running.wait()
             await server.stop()
         with pytest.raises(ConnectionClosed):
             await client.request("slow")
@@ -217,7 +220,14 @@ async def test_a_stopping_server_lets_requests_finish_and_tells_its_clients() ->
 
 
 async def test_a_session_closed_by_the_server_says_why() -> None:
-    async with serving(forever) as server, EchoClient.connect(server.addresses[0]) as client:
+    running = anyio.Event()
+
+    @rpc("forever")
+    async def wait() -> None:
+        running.set()
+        await anyio.sleep_forever()
+
+    async with serving(wait) as server, EchoClient.connect(server.addresses[0]) as client:
         (session,) = server.context().sessions()
         async with anyio.create_task_group() as tasks:
 
@@ -226,7 +236,7 @@ async def test_a_session_closed_by_the_server_says_why() -> None:
                     await client.request("forever")
 
             tasks.start_soon(call)
-            await until(lambda: session.stats()["open_peer_requests"] == 1)
+            await running.wait()  # with postcard, a question about its types comes first
             await session.close(4711, "maintenance")
         assert isinstance(client.session.closed, ConnectionClosed)
         assert (client.session.closed.code, client.session.closed.by_peer) == (4711, True)
