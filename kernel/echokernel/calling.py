@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from echokernel.errors import InvalidArgument
-from echokernel.handlers import FunctionHandler
+from echokernel.handlers import FunctionHandler, item_type, resolve_hints
 
 if TYPE_CHECKING:
     from echokernel.session import Session
@@ -149,11 +149,16 @@ def _handler(name: str, member: Any, prefix: str) -> FunctionHandler[Any, Any]:
         bound = member.__get__(object())
         bound.name = prefix + member.name
         return bound
-    hints = getattr(member, "__annotations__", {})
-    answers = str(hints.get("return", ""))
-    if not inspect.iscoroutinefunction(member) and "AsyncIterator[" in answers.replace("AsyncGenerator[", "AsyncIterator["):
-        return _Yielding(types.MethodType(member, object()), "rpc", prefix + name)
-    return FunctionHandler(types.MethodType(member, object()), "rpc", prefix + name)
+    method = types.MethodType(member, object())
+    yields = not inspect.iscoroutinefunction(member) and item_type(_result(member)) is not None
+    return (_Yielding if yields else FunctionHandler)(method, "rpc", prefix + name)
+
+
+def _result(method: Any) -> Any:
+    try:
+        return resolve_hints(method).get("return")
+    except Exception:
+        return None  # its first call says what cannot be resolved
 
 
 class _Yielding(FunctionHandler[Any, Any]):

@@ -6,199 +6,112 @@ import dataclasses
 import enum
 import functools
 import json
-import re
+import keyword
 import typing
-from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
 from echokernel import types
-from echokernel.shapes import MAX_SHAPE, PLAIN, NoShape
+from echokernel.shape_tree import Node, Part, read_tree
+from echokernel.shapes import PLAIN, NoShape, shape
 
 __all__ = ["parse_shape", "plain_value"]
 
-_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NUMBER = re.compile(r"\d{1,9}")
-MAX_DEPTH = 64  # levels; a peer's text must not exhaust the stack
-_BY_NAME = {text: kind for kind, text in reversed(PLAIN.items())}
-_SIZED: dict[str, Any] = {
+_KINDS: dict[str, Any] = {text: kind for kind, text in reversed(PLAIN.items())}
+_KINDS |= {
     mark.name: annotation
     for annotation in map(vars(types).get, types.__all__)
     for mark in getattr(annotation, "__metadata__", ())
 }
-_DECODER = json.JSONDecoder()
+_KINDS["unit"] = None
 
 
 @functools.lru_cache(maxsize=1_024)
 def parse_shape(text: str) -> Any:
-    """Return an annotation with this shape. Raises NoShape for what is none.
+    """Return an annotation with this shape. Raises NoShape for what is none, and for what no Python type looks like.
 
     Structs become TypedDicts, so their values are dicts; those that are arms of a union become dataclasses, which say which
     arm they are. Enums become new Enum classes with the same members.
     """
-    if len(text) > MAX_SHAPE:
-        raise NoShape(f"a shape of {len(text):,} characters")
-    reader = _Reader(text)
-    annotation = reader.read()
-    if reader.position != len(text):
-        raise reader.wrong("the end")
+    tree = read_tree(text)
+    try:
+        annotation = _Maker().make(tree)
+        again = read_tree(shape(annotation))
+    except (TypeError, ValueError, SyntaxError, AttributeError) as error:
+        if isinstance(error, NoShape):
+            raise
+        raise NoShape(f"a shape that no type can have here: {error}") from None
+    if again.form() != tree.form():  # options of options, members of a name that enums keep for themselves
+        raise NoShape(f"a shape that no type has here; the nearest one has {again.text()}")
     return annotation
 
 
-class _Reader:
-    def __init__(self, text: str) -> None:
-        self.position = 0
-        self._text = text
-        self._structs: list[Any] = []
-        self._depth = 0
+class _Maker:
+    """Makes the types of one tree."""
 
-    def wrong(self, wanted: str) -> NoShape:
-        return NoShape(f"a shape with {self._text[self.position :][:20]!r} where {wanted} is wanted")
+    def __init__(self) -> None:
+        self._around: list[Any] = []
 
-    def read(self, arm: bool = False) -> Any:
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise NoShape(f"a shape of more than {MAX_DEPTH} levels")
-        annotation = self._read(arm)
-        self._depth -= 1
-        return annotation
+    def make(self, node: Node, arm: bool = False) -> Any:
+        kind = node.kind
+        if kind.startswith("^"):
+            return self._around[-1 - int(kind[1:])]
+        if kind == "struct":
+            return self._struct(node, arm)
+        if kind == "enum":
+            return enum.Enum(node.label or "Unnamed", [(_own(part.name), json.loads(part.value)) for part in node.parts])
+        if kind == "literal":
+            values = tuple(json.loads(part.value) for part in node.parts)
+            if not values or any(isinstance(value, list | dict) for value in values):
+                raise NoShape("a literal that is none, or no single value")
+            return typing.Literal[values]
+        parts = [self.make(part.node, kind == "union") for part in node.parts if part.node is not None]
+        if not parts and kind != "tuple":
+            if kind not in _KINDS:
+                raise NoShape(f"a shape with a type {kind!r}, which is unknown here")
+            return _KINDS[kind]
+        return self._composed(node, parts)
 
-    def _read(self, arm: bool) -> Any:
-        if self._take("^"):
-            return self._outer()
-        name = self._match(_WORD, "a type")
-        if name in ("struct", "enum"):
-            self._expect(":")
-            label = self._match(_WORD, "a name") if self._peek() != "{" else "Unnamed"
-            return self._struct(label, arm) if name == "struct" else self._enum(label)
-        if self._peek() != "(":
-            return self._plain(name)
-        self._expect("(")
-        if name == "literal":
-            return typing.Literal[tuple(self._row(")", self._json))]
-        if name == "array":
-            item = self.read()
-            self._expect(",")
-            length = int(self._match(_NUMBER, "a length"))
-            self._expect(")")
-            return typing.Annotated[list[item], types.Length(length)]  # type: ignore[valid-type]
-        parts = self._row(")", functools.partial(self.read, name == "union"))
-        return self._composed(name, parts)
-
-    def _plain(self, name: str) -> Any:
-        if name in _BY_NAME:
-            kind = _BY_NAME[name]
-            return None if name == "unit" else kind
-        if name not in _SIZED:
-            raise NoShape(f"a shape with a type {name!r}, which is unknown here")
-        return _SIZED[name]
-
-    def _composed(self, name: str, parts: list[Any]) -> Any:
-        count = len(parts)
-        if name == "tuple":
+    def _composed(self, node: Node, parts: list[Any]) -> Any:
+        kind = node.kind
+        if kind == "tuple":
             return tuple[tuple(parts)] if parts else tuple[()]  # type: ignore[misc]
-        if name == "seq" and count == 1:
-            return list[parts[0]]  # type: ignore[valid-type]
-        if name == "set" and count == 1:
-            return set[parts[0]]  # type: ignore[valid-type]
-        if name == "map" and count == 2:
+        if kind == "map":
             return dict[parts[0], parts[1]]  # type: ignore[valid-type]
-        if name == "option" and count == 1:
-            return typing.Union[parts[0], None]  # noqa: UP007 - it is made of values
-        if name == "union" and count > 1:
-            return typing.Union[tuple(parts)]  # noqa: UP007
-        raise NoShape(f"a shape with {name} of {count}")
+        if kind == "union":
+            return typing.Union[tuple(parts)]  # noqa: UP007 - it is made of values
+        if kind == "option":
+            return typing.Union[parts[0], None]  # noqa: UP007
+        if kind == "array":
+            return typing.Annotated[list[parts[0]], types.Length(node.size)]  # type: ignore[valid-type]
+        return (set if kind == "set" else list)[parts[0]]
 
-    def _struct(self, label: str, arm: bool) -> Any:
-        self._expect("{")
+    def _struct(self, node: Node, arm: bool) -> Any:
+        label = node.label or "Unnamed"
         made: Any = type(label, (), {}) if arm else TypedDict(label, {})  # type: ignore[operator]
-        self._structs.append(made)
-        fields = self._row("}", self._field)
-        self._structs.pop()
-        if len({name for name, _, _ in fields}) < len(fields):
-            raise NoShape(f"a struct {label} with a field twice")
-        hints = {name: annotation for name, annotation, _ in fields}
-        made.__annotations__ = hints
+        self._around.append(made)
+        made.__annotations__ = {_field(part, arm): self.make(part.node) for part in node.parts if part.node is not None}
+        self._around.pop()
         if arm:
-            if any(not name.isidentifier() for name in hints):
-                raise NoShape(f"a struct {label} in a union with a field that is no identifier")
             return dataclasses.dataclass(made)
-        made.__required_keys__ = frozenset(name for name, _, needed in fields if needed)
-        made.__optional_keys__ = frozenset(hints) - made.__required_keys__
+        made.__required_keys__ = frozenset(part.name for part in node.parts if part.needed)
+        made.__optional_keys__ = frozenset(made.__annotations__) - made.__required_keys__
         return made
 
-    def _field(self) -> tuple[str, Any, bool]:
-        name = self._name()
-        needed = not self._take("?")
-        self._expect(":")
-        return name, self.read(), needed
 
-    def _enum(self, label: str) -> Any:
-        self._expect("{")
+def _field(part: Part, arm: bool) -> str:
+    """Return a field's name. Raises NoShape for one that no attribute can have."""
+    if arm and (not part.name.isidentifier() or keyword.iskeyword(part.name)):
+        raise NoShape(f"a struct in a union with a field {part.name!r}, which is no identifier")
+    return _own(part.name) if arm else part.name
 
-        def member() -> tuple[str, Any]:
-            name = self._name()
-            self._expect(":")
-            return name, self._json()
 
-        members = self._row("}", member)
-        try:
-            return enum.Enum(label, members)
-        except (TypeError, ValueError) as error:
-            raise NoShape(f"an enum {label} that cannot be made: {error}") from None
-
-    def _outer(self) -> Any:
-        level = int(self._match(_NUMBER, "a level"))
-        if level >= len(self._structs):
-            raise NoShape(f"a shape with ^{level} inside {len(self._structs)} structs")
-        return self._structs[-1 - level]
-
-    # --- text --------------------------------------------------------------------------------------------------
-
-    def _row(self, end: str, part: Callable[[], Any]) -> list[Any]:
-        found: list[Any] = []
-        if self._take(end):
-            return found
-        while True:
-            found.append(part())
-            if self._take(end):
-                return found
-            self._expect(",")
-
-    def _name(self) -> str:
-        if self._peek() != '"':
-            return self._match(_WORD, "a name")
-        name = self._json()
-        assert isinstance(name, str)
-        return name
-
-    def _json(self) -> Any:
-        try:
-            value, self.position = _DECODER.raw_decode(self._text, self.position)
-        except (ValueError, RecursionError):
-            raise self.wrong("a value") from None
-        return value
-
-    def _peek(self) -> str:
-        return self._text[self.position : self.position + 1]
-
-    def _take(self, sign: str) -> bool:
-        if self._peek() != sign:
-            return False
-        self.position += 1
-        return True
-
-    def _expect(self, sign: str) -> None:
-        if not self._take(sign):
-            raise self.wrong(repr(sign))
-
-    def _match(self, pattern: re.Pattern[str], wanted: str) -> str:
-        found = pattern.match(self._text, self.position)
-        if found is None:
-            raise self.wrong(wanted)
-        self.position = found.end()
-        return found.group()
+def _own(name: str) -> str:
+    """Return a name that is the program's own. Raises NoShape for one of Python's: ``__class__``, ``_missing_``."""
+    if len(name) > 2 and name.startswith("_") and name.endswith("_"):
+        raise NoShape(f"a name {name!r}, which belongs to Python")
+    return name
 
 
 def plain_value(value: Any) -> Any:

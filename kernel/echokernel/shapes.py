@@ -61,6 +61,7 @@ _SEQUENCES = (list, collections.abc.Sequence, collections.abc.MutableSequence, c
 _SETS = (set, frozenset, collections.abc.Set, collections.abc.MutableSet)
 _MAPS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 _LABEL = re.compile(r'(struct|enum):\w*(?={)')
+_ANYTHING = re.compile(r'(?<![\w":])any(?=[,)}\n]|$)|:any(?=[,}])')
 _UNIONS = (typing.Union, types.UnionType)
 
 
@@ -80,7 +81,12 @@ def shape(annotation: Any) -> str:
 
 
 def fingerprint(text: str) -> str:
-    """Return 16 hex digits that two shapes share when they are equal; the names of classes do not count."""
+    """Return 16 hex digits that two shapes share when they are equal; the names of classes do not count.
+
+    Empty where there is nothing to compare: for no shape, and for one in which a type says nothing (``any``).
+    """
+    if not text or _ANYTHING.search(text):
+        return ""
     return hashlib.sha256(_LABEL.sub(r"\1", text).encode()).hexdigest()[:16]
 
 

@@ -14,8 +14,9 @@ from echokernel import U8, event, rpc
 from echokernel.cli._describe import as_dict
 from echokernel.contracts.changes import EVERYBODY, compare
 from echokernel.contracts.reading import read_description
-from echokernel.contracts.tree import read_tree, tree_of_schema
+from echokernel.contracts.tree import tree_of_schema
 from echokernel.errors import InvalidArgument
+from echokernel.shape_tree import read_tree
 from echokernel.shapes import NoShape
 from echokernel.signatures import describe_handler
 from echokernel_protocol.describe import Description, MethodDescription, MethodKind

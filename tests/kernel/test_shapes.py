@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echokernel import F32, I128, U8, Char, rpc
-from echokernel.shaped import MAX_DEPTH, parse_shape, plain_value
+from echokernel.shape_tree import MAX_DEPTH
+from echokernel.shaped import parse_shape, plain_value
 from echokernel.shapes import MAX_SHAPE, NoShape, fingerprint, shape
 from echokernel.types import Length
 
@@ -205,6 +206,34 @@ def test_what_is_no_shape_is_refused_whatever_it_is() -> None:
         with pytest.raises(NoShape):
             parse_shape(hostile)
     assert MAX_DEPTH < 100
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "union(struct:A{class:i64},struct:B{x:i64})",
+        "union(struct:A{__class__:i64},struct:B{x:i64})",
+        "enum:E{mro:1}",
+        "enum:E{_ignore_:1}",
+        "enum:E{__init__:1}",
+        "enum:E{_missing_:1,B:2}",
+        "enum:E{A:1,B:1}",
+        "literal()",
+        "literal([1])",
+        'literal({"a":1})',
+        "literal(1,1)",
+        "option(option(i64))",
+        "option(unit)",
+        "union(i64,i64)",
+        "union(option(i64),str)",
+        "union(union(i64,str),bytes)",
+        "u7",
+        "seq()",
+    ],
+)
+def test_a_shape_that_no_python_type_has_is_refused_and_not_bent(text: str) -> None:
+    with pytest.raises(NoShape):
+        parse_shape(text)
 
 
 def test_plain_values_are_dicts_all_the_way_down() -> None:

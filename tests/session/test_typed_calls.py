@@ -17,17 +17,21 @@ from echokernel import (
     InvalidArgument,
     MethodNotFound,
     Middleware,
+    ProtocolError,
     RequestTimeout,
     SerializationError,
     ServerBuilder,
     Session,
     current_metadata,
     event,
+    introspection,
     rpc,
     stream,
     time_left,
 )
+from echokernel.engine import serving, stubs
 from echokernel.serializer import Codec, Serializer
+from echokernel.shapes import fingerprint
 from echokernel.testing import JsonSerializer, MemoryTransport, connected
 
 pytestmark = pytest.mark.anyio
@@ -323,22 +327,27 @@ async def test_names_of_classes_may_differ() -> None:
         assert await nodes.client.call(their_flip, Position(1, 2)) == Position(2, 1)
 
 
-async def test_the_claim_travels_until_it_is_known() -> None:
-    claims: list[bool] = []
+async def test_the_claim_travels_until_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
 
-    class Watch(Middleware):
-        async def handle(self, session: Session, frame: Frame, call_next: Any) -> Frame | None:
-            claims.append("$shape" in frame.metadata)
-            return await call_next(frame)  # type: ignore[no-any-return]
+    def spy(handler: Any, method: str, claim: str) -> InvalidArgument | None:
+        seen.append((method, claim))
+        return stubs.check_claim(handler, method, claim)
 
-    async with connected(*HANDLERS, server=EchoServer.builder().middleware(Watch())) as nodes:
-        sent = nodes.client.session._connection.stats()
-        assert sent is not None
-        stub = nodes.client.session._calls.typed.stub(add)
-        assert not stub.is_known
-        assert await nodes.client.call(add, 1, 2) == 3
-        assert stub.is_known
-    assert claims == [False], "middleware sees the program's metadata only"
+    monkeypatch.setattr(serving, "check_claim", spy)
+    async with connected(*HANDLERS) as nodes:
+        for _ in range(3):
+            assert await nodes.client.call(add, 1, 2) == 3
+    assert seen == [("math.add", fingerprint(add.shape))]
+
+
+async def test_where_a_type_says_nothing_nothing_is_compared() -> None:
+    @rpc("flip")
+    async def untyped(pose: Any) -> Any:
+        raise NotImplementedError
+
+    async with connected(*HANDLERS) as nodes:
+        assert await nodes.client.call(untyped, {"x": 1, "y": 2}) == {"x": 2.0, "y": 1.0}
 
 
 async def test_what_cannot_be_called() -> None:
@@ -399,9 +408,9 @@ def _mute(data: bytes) -> Any:
     raise SerializationError("say what it is: returns=…")
 
 
-def mute_nodes(*handlers: Any, server: ServerBuilder | None = None) -> Any:
+def mute_nodes(*handlers: Any, server: ServerBuilder | None = None, transport: MemoryTransport | None = None) -> Any:
     server = (server or EchoServer.builder()).serializer(Mute())
-    return connected(*handlers, server=server, client=EchoClient.builder().serializer(Mute()))
+    return connected(*handlers, server=server, client=EchoClient.builder().serializer(Mute()), transport=transport)
 
 
 async def test_a_request_learns_what_it_needs_and_asks_once() -> None:
@@ -424,6 +433,72 @@ async def test_a_request_learns_what_it_needs_and_asks_once() -> None:
             await client.request("absent", 1)
         with pytest.raises(InvalidArgument, match=r"math\.add\(a: int, b: int = 5\) -> int: "):
             await client.request("math.add", "x")
+
+
+async def test_many_that_want_to_know_ask_once() -> None:
+    async with mute_nodes(*HANDLERS) as nodes:
+        before = nodes.client.session.stats()["frames_sent"]
+        async with anyio.create_task_group() as tasks:
+            for number in range(10):
+                tasks.start_soon(nodes.client.request, "math.add", (number, 1))
+        assert nodes.client.session.stats()["frames_sent"] - before == 11, "one question, ten requests"
+
+
+async def test_what_is_not_there_yet_is_asked_for_again() -> None:
+    async with mute_nodes() as nodes:
+        with pytest.raises(MethodNotFound):
+            await nodes.client.request("math.add", (1, 2))
+        nodes.server.add_rpc(add)
+        assert await nodes.client.request("math.add", (1, 2)) == 3
+        got: list[Pose] = []
+
+        @event
+        async def place(pose: Pose) -> None:
+            got.append(pose)
+
+        await nodes.client.emit("place", "nobody cares what")
+        await anyio.sleep(0.1)
+        nodes.server.add_event(place)
+        await anyio.sleep(6)
+        with pytest.raises(InvalidArgument, match="place"):
+            await nodes.client.emit("place", "somebody cares")
+        await nodes.client.emit("place", {"x": 1, "y": 2})
+        await anyio.sleep(0.1)
+        assert got == [Pose(1, 2)]
+
+
+async def test_asking_counts_against_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    describe = introspection.KERNEL_METHODS["$describe"][0]
+
+    async def slowly(session: Session, payload: bytes) -> bytes:
+        await anyio.sleep(0.7)
+        return await describe(session, payload)
+
+    @rpc
+    async def sleep(seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    monkeypatch.setitem(introspection.KERNEL_METHODS, "$describe", (slowly,))
+    async with mute_nodes(sleep, add) as nodes:
+        began = anyio.current_time()
+        with pytest.raises(RequestTimeout):
+            await nodes.client.request("sleep", 30.0, timeout=1.0)
+        assert 0.9 < anyio.current_time() - began < 1.1
+        with pytest.raises(RequestTimeout):
+            await nodes.client.request("math.add", (1, 2), timeout=0.5)
+        assert await nodes.client.request("math.add", (1, 2), timeout=1) == 3
+
+
+async def test_a_description_that_is_none_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lie(session: Session, payload: bytes) -> bytes:
+        return b"\xff" * 8
+
+    monkeypatch.setitem(introspection.KERNEL_METHODS, "$describe", (lie,))
+    async with mute_nodes(add) as nodes:
+        with pytest.raises(ProtocolError, match="the peer's description"):
+            await nodes.client.request("math.add", (1, 2))
+        await anyio.sleep(1)
+        assert nodes.client.session.closed is not None
 
 
 async def test_emit_learns_too() -> None:

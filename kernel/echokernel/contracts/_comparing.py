@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from echokernel.contracts.schema import REF, Schema
-from echokernel.contracts.tree import Node, Part
+from echokernel.shape_tree import Node, Part
 
 __all__ = ["Comparison", "Side"]
 

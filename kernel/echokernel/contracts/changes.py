@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from echokernel.contracts._comparing import Comparison, Side
 from echokernel.contracts.schema import Schema, read_schema
-from echokernel.contracts.tree import Node, read_tree, tree_of_schema
+from echokernel.contracts.tree import tree_of_schema
+from echokernel.shape_tree import Node, read_tree
 from echokernel.shapes import NoShape
 from echokernel_protocol.describe import Description, MethodDescription, MethodKind
 

@@ -30,7 +30,6 @@ from echokernel.errors import (
     error_from_code,
 )
 from echokernel_protocol.channel import FRAME_CHARGE, Announced, event_frame
-from echokernel_protocol.describe import MethodKind
 from echokernel_protocol.early import IDEMPOTENT
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
 from echokernel_protocol.frames import SLOT_MASK, Flags, Frame, Header, MessageType
@@ -123,10 +122,7 @@ class Calls:
             payload = codecs.encoders[value.__class__](value)
         except KeyError:
             head = codecs.head(method)
-            learned = await self.learning.learn(MethodKind.RPC, method, timeout) if codecs.learns else None
-            payload = (codecs if learned is None else learned).encode(value)
-            if learned is not None and returns is Any:
-                returns = learned.returns
+            payload, returns, timeout = await self.learning.encode(method, value, returns, timeout)
         if self.outgoing is not None:
             flags, answer = await self.request_through(head, method, payload, timeout, idempotent, metadata, isolated)
         else:
@@ -286,9 +282,13 @@ class Calls:
         try:
             info = ErrorInfo.decode(payload)
         except ProtocolViolation as violation:
-            self._violated(violation)
-            return ProtocolError(f"the peer's error answer: {violation}", code=violation.code)
+            return self.blame(violation, "error answer")
         return error_from_code(info.code, info.message, info.details)
+
+    def blame(self, violation: ProtocolViolation, what: str) -> ProtocolError:
+        """Close the connection of a peer that broke the protocol, and return what its caller gets."""
+        self._violated(violation)
+        return ProtocolError(f"the peer's {what}: {violation}", code=violation.code)
 
     # --- events ------------------------------------------------------------------------------------------------
 
@@ -300,8 +300,7 @@ class Calls:
             payload = codecs.encoders[value.__class__](value)
         except KeyError:
             head = own_head(codecs, method)
-            learned = await self.learning.learn(MethodKind.EVENT, method, None) if codecs.learns else None
-            payload = (codecs if learned is None else learned).encode(value)
+            payload = await self.learning.encode_event(method, value)
         if self.outgoing is None:
             await self.emit_payload(method, head, payload, metadata)
         else:

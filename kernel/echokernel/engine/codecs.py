@@ -20,7 +20,7 @@ __all__ = ["Codecs", "own_head"]
 class Codecs:
     """Serializers by slot, and what was made of them."""
 
-    __slots__ = ("decoders", "encoders", "heads", "key", "learns", "serializers", "slot")
+    __slots__ = ("_heads", "decoders", "encoders", "heads", "key", "learns", "serializers", "slot")
 
     def __init__(self, serializers: Sequence[Serializer]) -> None:
         self.serializers: tuple[Serializer, ...] = (RawSerializer(), *serializers)
@@ -30,8 +30,9 @@ class Codecs:
         """Whether a method's types have to be known before it can be called."""
         self.key = self.serializers[self.slot].name, self.slot
         """Messages to sessions with equal keys have equal bytes."""
-        self.heads: dict[str, bytes] = {}
-        """The second half of a frame's header, by method; those of methods whose types are to be looked up are not here."""
+        self._heads: dict[str, bytes] = {}
+        self.heads: dict[str, bytes] = {} if self.learns else self._heads
+        """The second half of a frame's header, by method; empty where a method's types are looked up first."""
         self.encoders: dict[type, Callable[[Any], bytes]] = {}
         self.decoders: dict[tuple[Any, int], Callable[[bytes], Any]] = {}
         """By the wanted type and the answer's flags."""
@@ -41,7 +42,7 @@ class Codecs:
 
         Raises InvalidArgument for a name that cannot travel.
         """
-        head = self.heads.get(method)
+        head = self._heads.get(method)
         if head is None:
             try:
                 check_method(method)
@@ -49,8 +50,8 @@ class Codecs:
                 raise InvalidArgument(str(error)) from None
             slot = 0 if method.startswith("$") else self.slot  # the kernel's own methods need no serializer
             head = encode_method(method, slot << SLOT_SHIFT)
-            if len(self.heads) < REMEMBERED and not method.startswith("$") and not self.learns:
-                self.heads[method] = head
+            if len(self._heads) < REMEMBERED and not method.startswith("$"):
+                self._heads[method] = head
         return head
 
     def encode(self, value: Any) -> bytes:

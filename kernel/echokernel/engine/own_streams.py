@@ -127,12 +127,9 @@ class OwnStreams:
             return StreamingCall(self, opening, items, sends, timeout or 0, returns, codecs.encode)
 
         async def prepare() -> Prepared:
-            learned = await self._calls.learning.learn(MethodKind.RPC, method, timeout)
-            if learned is None:
-                return Prepared(Opening(method, head, codecs.encode(value), metadata), codecs.encode, returns)
-            result = learned.returns if returns is Any else returns
-            encode_item = learned.encode_item or codecs.encode
-            return Prepared(Opening(method, head, learned.encode(value), metadata), encode_item, result)
+            coding, _ = await self._calls.learning.learn(MethodKind.RPC, method, timeout)  # the call's own clock runs
+            opening = Opening(method, head, coding.encode(value), metadata)
+            return Prepared(opening, coding.encode_item, coding.returns if returns is Any else returns)
 
         call = StreamingCall(self, Opening(method, head, b"", metadata), items, sends, timeout or 0, returns, codecs.encode)
         call.prepare = prepare
@@ -143,7 +140,7 @@ class OwnStreams:
         method = stub.method
         check_timeout(method, options.timeout)
         metadata = options.metadata if stub.is_known else Claim(options.metadata, stub.fingerprint)
-        opening = Opening(method, self._codecs.head(method), payload, metadata)
+        opening = Opening(method, stub.head, payload, metadata)
         call = StreamingCall(self, opening, items, False, options.timeout or 0, stub.returns, stub.encode_item)
         call.judge = stub.judge
         return call

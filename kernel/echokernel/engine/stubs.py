@@ -29,6 +29,7 @@ class Stub:
         "encode_item",
         "fingerprint",
         "handler",
+        "head",
         "is_known",
         "method",
         "returns",
@@ -53,7 +54,9 @@ class Stub:
         with_session, parameters, self.returns = handler.signature
         self.handler = handler
         self.method = handler.name
-        self.fingerprint = fingerprint(handler.shape) if handler.shape else ""
+        self.head = codecs.head(handler.name)
+        """Name and flags, as they stand in a frame."""
+        self.fingerprint = fingerprint(handler.shape)
         self.is_known = not self.fingerprint
         signature = inspect.signature(handler.function)
         self._bind = signature.replace(parameters=list(signature.parameters.values())[with_session:])
@@ -102,11 +105,12 @@ class Stub:
 
 def check_claim(handler: Any, method: str, claim: str) -> InvalidArgument | None:
     """Return the error for a caller whose types are others than the handler's; None where they fit, or cannot be told."""
-    if not isinstance(handler, FunctionHandler) or not handler.shape:
+    if not isinstance(handler, FunctionHandler):
         return None
     from echokernel.shapes import fingerprint
 
-    if fingerprint(handler.shape) == claim:
+    own = fingerprint(handler.shape)
+    if not own or own == claim:
         return None
     text = signature_of(handler)
     return InvalidArgument(

@@ -49,17 +49,16 @@ class TypedOut:
     async def call(self, stub: Stub, payload: bytes, options: CallOptions) -> Any:
         """Send a request and return its result; see :meth:`Session.call`."""
         calls, method = self._calls, stub.method
-        head = self._codecs.head(method)
         metadata = options.metadata if stub.is_known else Claim(options.metadata, stub.fingerprint)
         timeout, idempotent, isolated = options.timeout, options.idempotent, options.isolated
         try:
             if calls.outgoing is not None:
                 flags, answer = await calls.request_through(
-                    head, method, payload, timeout, idempotent, metadata, isolated
+                    stub.head, method, payload, timeout, idempotent, metadata, isolated
                 )
             else:
                 exchange = calls.own_streams.exchange_isolated if isolated else calls.exchange
-                flags, answer = await exchange(method, head, payload, timeout, idempotent, metadata)
+                flags, answer = await exchange(method, stub.head, payload, timeout, idempotent, metadata)
             if flags & _ERROR:
                 raise calls.error_from(answer)
         except InvalidArgument as error:
@@ -79,4 +78,4 @@ class TypedOut:
         if not stub.is_known:
             await calls.learning.compare(stub, options.timeout)
         emit = calls.emit_payload if calls.outgoing is None else calls.emit_through
-        await emit(stub.method, self._codecs.head(stub.method), payload, options.metadata)
+        await emit(stub.method, stub.head, payload, options.metadata)
