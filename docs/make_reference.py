@@ -23,6 +23,8 @@ MODULES = {
     "echokernel_quic": "The QUIC transport, from `echokernel[quic]`.",
     "echokernel_postcard": "The postcard serializer, from `echokernel[postcard]`.",
     "echokernel_msgpack": "The MessagePack serializer, from `echokernel[msgpack]`.",
+    "echokernel_mdns": "Discovery on the local network, from `echokernel[mdns]`.",
+    "echokernel_clocksync": "A shared clock, and aligned playout, from `echokernel[clocksync]`.",
     "echokernel_reconnect": "Automatic reconnection of clients, from `echokernel[reconnect]`.",
     "echokernel.testing": "What tests are made of: see [the guide](guide/testing.md).",
     "echokernel.testing.conformance": "What every serializer has to do: see [the guide](guide/serializers.md).",

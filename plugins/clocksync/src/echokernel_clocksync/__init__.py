@@ -1,0 +1,3 @@
+"""A shared clock, and aligned playout."""
+
+__all__: list[str] = []

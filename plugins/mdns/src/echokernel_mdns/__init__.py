@@ -1,0 +1,3 @@
+"""Discovery on the local network."""
+
+__all__: list[str] = []
