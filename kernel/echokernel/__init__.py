@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from echokernel.client import ClientBuilder, ClientPlugin, EchoClient
     from echokernel.clock import Clock, OneWay, Playout, TimeInterval
     from echokernel.context import ClientContext, ServerContext
-    from echokernel.discovery import Advertiser, Discovery, ServiceInfo
+    from echokernel.discovery import Advertiser, Advertising, Discovery, ServiceEvent, ServiceInfo
     from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.errors import (
         ClockUnavailable,
@@ -80,6 +80,7 @@ __all__ = [
     "U128",
     "Address",
     "Advertiser",
+    "Advertising",
     "BroadcastPolicy",
     "Caller",
     "Char",
@@ -133,6 +134,7 @@ __all__ = [
     "ServerBuilder",
     "ServerContext",
     "ServerPlugin",
+    "ServiceEvent",
     "ServiceInfo",
     "Session",
     "SessionId",
@@ -165,7 +167,7 @@ _MODULES = {
     "echokernel.client": "ClientBuilder ClientPlugin EchoClient",
     "echokernel.clock": "Clock OneWay Playout TimeInterval",
     "echokernel.context": "ClientContext ServerContext",
-    "echokernel.discovery": "Advertiser Discovery ServiceInfo",
+    "echokernel.discovery": "Advertiser Advertising Discovery ServiceEvent ServiceInfo",
     "echokernel.engine.broadcast": "BroadcastPolicy",
     "echokernel.errors": (
         "ClockUnavailable ConfigError ConnectionClosed EchoError HandlerError InvalidArgument MethodNotFound OutcomeUnknown "
