@@ -51,9 +51,9 @@ class Envelope:
         corner_x, corner_y = self._edge[bisect_left(self._slopes, slope)]
         return corner_y + slope * (x - corner_x)
 
-    def support(self, slope: float) -> float:
-        """Return the x of the point that :meth:`reach` rests on. Raises IndexError without any."""
-        return self._edge[bisect_left(self._slopes, slope)][0]
+    def support(self, slope: float) -> tuple[float, float]:
+        """Return the point that :meth:`reach` rests on. Raises IndexError without any."""
+        return self._edge[bisect_left(self._slopes, slope)]
 
     def _thin(self, newest: int, slope: float) -> None:
         """Of point ``newest``, the youngest that is not raw any more, and the one before it, one goes if they share a bucket."""

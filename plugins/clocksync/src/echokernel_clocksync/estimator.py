@@ -188,7 +188,7 @@ class ClockEstimator:
         x = self._newest_x()
         upper, lower = self._upper.reach, self._lower.reach
         # one lucky packet must not turn the line: what the gap may vary by chance weighs against what is likely of a quartz
-        chance = 3 * max(10_000.0, 2 * median(self._excess) / len(self._upper))
+        chance = 3 * max(10_000.0, self._luck())
 
         def merit(rate: float) -> float:
             gap = upper(x, rate + wander) + lower(x, wander - rate)
@@ -198,27 +198,32 @@ class ClockEstimator:
         middle = (upper(x, rate + wander) - lower(x, wander - rate)) / 2
         return x, middle, rate
 
+    def _luck(self) -> float:
+        """Return by how much, about, the next exchange may be quicker than all before, ns."""
+        return 2 * median(self._excess) / len(self._upper)
+
     def _look(self, exchange: Exchange) -> _Recent:
         """Compare an exchange with what is known, before it is taken."""
-        x, wander = float(exchange.arrived - self._x0), self.limits.wander
-        sent_x = float(exchange.sent - self._x0)
+        x, sent_x = float(exchange.arrived - self._x0), float(exchange.sent - self._x0)
         high, low = self._certain(x)[1], self._certain(sent_x)[0]
         out = float(exchange.received - exchange.sent - self._y0)
         back = float(exchange.replied - exchange.arrived - self._y0)
-        upper_slope, lower_slope = self._rate + wander, wander - self._rate
-        rests_on = min(self._upper.support(upper_slope), self._lower.support(lower_slope))
-        doubt = self._rate_doubt()
+        rate, doubt = self._rate, self._rate_doubt()
+        upper_x, upper = self._upper.support(rate + doubt)
+        lower_x, lower = self._lower.support(doubt - rate)
+        needed = max(self.round_trip / 4, 25_000.0) + 3 * self._luck()
         return _Recent(
             exchange=exchange,
             impossible=back > high or out < low,
             x=x,
             out=out,
             back=back,
-            upper=self._upper.reach(x, upper_slope),
-            lower=-self._lower.reach(x, lower_slope),
             learnt=self.exchanges,
-            rate=self._rate,
-            needed=max(self.round_trip / 4, 50_000.0) + doubt * (x - rests_on),
+            upper=upper + rate * (x - upper_x),
+            lower=-lower + rate * (x - lower_x),
+            upper_needed=needed + doubt * (x - upper_x),
+            lower_needed=needed + doubt * (x - lower_x),
+            rate=rate,
             doubt=doubt,
         )
 
@@ -256,11 +261,14 @@ class _Recent(NamedTuple):
     x: float
     out: float
     back: float
-    upper: float
-    lower: float
     learnt: int
+    upper: float
+    """The best of the readings on the way there, as it would be now at the measured rate."""
+    lower: float
+    upper_needed: float
+    """How far from it is no accident, and no drift."""
+    lower_needed: float
     rate: float
-    needed: float
     doubt: float
 
 
@@ -273,8 +281,9 @@ def _both_moved(since: list[_Recent]) -> bool:
     before = since[0]
     out = [entry.out - before.upper - before.rate * (entry.x - before.x) for entry in since]
     back = [entry.back - before.lower - before.rate * (entry.x - before.x) for entry in since]
-    moved = max(min(max(back), min(out)), min(-min(out), -max(back)))
-    return moved > before.needed + before.doubt * (since[-1].x - before.x)
+    drifted = before.doubt * (since[-1].x - before.x)
+    upper, lower = before.upper_needed + drifted, before.lower_needed + drifted
+    return (min(out) > upper and max(back) > lower) or (min(out) < -upper and max(back) < -lower)
 
 
 def _highest(merit: Callable[[float], float], low: float, high: float) -> float:
