@@ -188,7 +188,7 @@ class ClockEstimator:
         x = self._newest_x()
         upper, lower = self._upper.reach, self._lower.reach
         # one lucky packet must not turn the line: what the gap may vary by chance weighs against what is likely of a quartz
-        chance = 3 * max(10_000.0, self._luck())
+        chance = 3 * max(10_000.0, self.likely_gain)
 
         def merit(rate: float) -> float:
             gap = upper(x, rate + wander) + lower(x, wander - rate)
@@ -198,9 +198,10 @@ class ClockEstimator:
         middle = (upper(x, rate + wander) - lower(x, wander - rate)) / 2
         return x, middle, rate
 
-    def _luck(self) -> float:
-        """Return by how much, about, the next exchange may be quicker than all before, ns."""
-        return 2 * median(self._excess) / len(self._upper)
+    @property
+    def likely_gain(self) -> float:
+        """By how much, about, the next exchange may be quicker than all before, ns: what there is still to learn."""
+        return 2 * median(self._excess) / len(self._upper) if self._excess else 0.0
 
     def _look(self, exchange: Exchange) -> _Recent:
         """Compare an exchange with what is known, before it is taken."""
@@ -211,7 +212,7 @@ class ClockEstimator:
         rate, doubt = self._rate, self._rate_doubt()
         upper_x, upper = self._upper.support(rate + doubt)
         lower_x, lower = self._lower.support(doubt - rate)
-        needed = max(self.round_trip / 4, 25_000.0) + 3 * self._luck()
+        needed = max(self.round_trip / 4, 25_000.0) + 3 * self.likely_gain
         return _Recent(
             exchange=exchange,
             impossible=back > high or out < low,
