@@ -1,7 +1,7 @@
 """A bad network between one client and one server: a process that passes UDP packets on, late, or not at all.
 
-``python udp_relay.py PORT_OF_THE_SERVER OUT BACK`` prints its own port. OUT and BACK say what happens on the way to the server
-and from it: ``delay=50,jitter=10,loss=1`` (ms, ms, per cent), ``gamma=1.5`` (ms, scale of a tail), ``rate=8,queue=200`` (Mbit/s,
+``python udp_relay.py PORT_OF_THE_SERVER OUT BACK`` prints its own port. OUT and BACK say what happens on the way to it and
+from it: ``delay=50,jitter=10,loss=1`` (ms, ms, per cent), ``gamma=1.5`` (ms, scale of a tail), ``rate=8,queue=200`` (Mbit/s,
 ms of packets that wait; further ones are dropped). Seeded: a run can be repeated.
 """
 

@@ -1,4 +1,4 @@
-"""Paths and clocks that exist in virtual time only: the truth is known, and an hour takes a second. For tests and benchmarks."""
+"""Paths and clocks in virtual time only: the truth is known, and an hour takes a second. For tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Query:
 
 @dataclass
 class SimulatedLink:
-    """Our clock, theirs, and a path between them. ``drift`` and ``wander`` (per root of a second) are of the one to the other."""
+    """Our clock, theirs, and a path between them. ``drift``, ``wander`` (per root of a second): of theirs, to ours."""
 
     path: Path
     seed: int = 0
