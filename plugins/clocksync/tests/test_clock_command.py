@@ -62,7 +62,7 @@ def test_it_writes_json_and_a_picture(url: str, tmp_path: Path, capsys: pytest.C
     samples = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(samples) == 4
     assert set(samples[0]) == set(Sample._fields)
-    assert all(sample["bound_ms"] >= sample["rtt_min_ms"] / 2 for sample in samples)
+    assert all(0 < sample["bound_ms"] < 100 for sample in samples)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -148,3 +151,24 @@ def test_wrong_settings_show_where_they_are_written(make: Any, says: str) -> Non
 
     with pytest.raises(InvalidArgument, match=says):
         make(ClockSync())
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    rows = [line.split("|")[1:3] for line in readme.splitlines() if line.startswith("| `")]
+    shown = {name.strip(" `"): value.strip() for name, value in rows}
+    defaults = {name: field.default for name, field in ClockSettings.model_fields.items()}
+    assert shown == {
+        name: "none" if value is None else f"{value:g}" if isinstance(value, int | float) else str(value)
+        for name, value in defaults.items()
+    }
+
+
+def test_importing_the_plugin_does_not_import_pydantic() -> None:
+    code = (
+        "import sys, echokernel; before = set(sys.modules)\n"
+        "import echokernel_clocksync.plugin, echokernel_clocksync; print(sorted(set(sys.modules) - before))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'pydantic'" not in result.stdout
+    assert "'matplotlib'" not in result.stdout

@@ -23,7 +23,7 @@ P99 = {
     "congestion": 3.0,
     "congestion, 20 ms": 4.0,
 }
-"""ms, with drifts up to 90 ppm, from the end of the burst on, with one probe a second: what a link with jitter asks for is four times as often."""
+"""ms, with drifts up to 90 ppm and one probe a second, from the end of the burst on; real ones follow four times as often."""
 
 
 def errors_ms(queries: list[Query]) -> list[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,7 +46,7 @@ def test_it_never_goes_back_and_its_rate_is_bounded(made: list[tuple[int, int, f
     clock, now = OutwardClock(Line(0, 100 * S), slew=ppm * 1e-6), 0
     for pause, off, rate in made:
         read = [clock.shared(now + pause * part // 5) for part in range(6)]
-        passed = [after - before for before, after in zip(read, read[1:], strict=False)]
+        passed = [after - before for before, after in pairwise(read)]
         most = pause / 5 * (1 + ppm * 1e-6 + 300e-6) + 3
         assert all(0 <= each <= most for each in passed)
         now += pause

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from echokernel_clocksync.probes import ProbePlan, ProbeSettings
 from echokernel_clocksync.timeline import RemoteTimeline, is_absurd
 from echokernel_protocol.clock import ClockAnswer
@@ -27,7 +29,7 @@ def test_a_burst_comes_first_and_then_the_pace_follows_what_there_is_to_learn() 
     for gain, least, most in ((0.0, 7, 9), (100_000.0, 0.2, 0.3)):
         asked = run(ProbePlan(ProbeSettings(), 0), 120, gain)
         assert asked[:16] == [20 * MS * number for number in range(16)]
-        pauses = [(after - before) / S for before, after in zip(asked, asked[1:], strict=False)]
+        pauses = [(after - before) / S for before, after in pairwise(asked)]
         assert 0.2 <= pauses[15] <= 0.4
         assert all(least <= pause <= most for pause in pauses[-3:])
         assert len(set(pauses[-10:])) > 1 or len(pauses) < 40, "never in step with what else happens each second"
@@ -39,7 +41,7 @@ def test_a_surprise_brings_another_burst() -> None:
     plan.burst(last + MS)
     assert plan.due == last + 21 * MS
     asked = run(plan, 3, 0.0)
-    assert [after - before for before, after in zip(asked, asked[1:], strict=False)][:4] == [20 * MS] * 4
+    assert [after - before for before, after in pairwise(asked)][:4] == [20 * MS] * 4
 
 
 def test_only_answers_that_somebody_waits_for_count() -> None:
@@ -95,4 +97,5 @@ def test_the_timeline_of_a_node_in_between_drifts_and_ages() -> None:
 
 def test_times_outside_of_two_centuries_are_absurd() -> None:
     year = 31_557_600 * S
-    assert [is_absurd(round(years * year)) for years in (0, 49.9, 50.1, 229.9, 230.1, 580)] == [True, True, False, False, True, True]
+    absurd = [is_absurd(round(years * year)) for years in (0, 49.9, 50.1, 229.9, 230.1, 580)]
+    assert absurd == [True, True, False, False, True, True]
