@@ -160,7 +160,10 @@ class ClockSync(Clock):
 
     @property
     def bound_us(self) -> float:
-        """How far :meth:`now_us` is from the reference's clock at most, µs. 0 at the reference. Raises ClockUnavailable."""
+        """How far :meth:`now_us` is from the reference's clock at most, µs; 0 at the reference. Raises ClockUnavailable.
+
+        What is left of a correction that is being slewed is in it: ``stats()["slewing_us"]``.
+        """
         if not self._follows:
             return 0.0
         now = self._now()
@@ -243,7 +246,8 @@ class ClockSync(Clock):
         """Return counters, and the newest figures.
 
         Of probes sent: ``probes answers lost late unknown nonsense doubted absurd unsynced steps restarts``; of others':
-        ``answered malformed``; ``epoch`` names the timeline. With a reference also ``rtt_min_us rtt_min_age_s rtt_us age_s``.
+        ``answered malformed``; ``epoch`` names the timeline. With a reference also
+        ``rtt_min_us rtt_min_age_s rtt_us age_s slewing_us`` (positive: ahead, and slowed down).
         """
         follower, found = self._follower, dict[str, int | float]()
         found["answered"], found["malformed"] = self._counts["answered"], self._counts["malformed"]
@@ -254,6 +258,7 @@ class ClockSync(Clock):
                 found["rtt_us"] = follower.newest.round_trip / 1000
                 found["rtt_min_us"] = follower.estimator.round_trip / 1000
                 now = self._now()
+                found["slewing_us"] = self._lag(now) / 1000
                 found["rtt_min_age_s"] = (now - follower.estimator.round_trip_at) / 1e9
                 found["age_s"] = (now - follower.estimator.newest) / 1e9
         return found
