@@ -335,19 +335,17 @@ async def test_answers_for_a_session_that_is_not_followed_are_ignored() -> None:
 async def test_a_second_session_is_followed_when_the_first_is_over() -> None:
     first, second = Machine(ahead=50).clock(), Machine(ahead=60, wall=NOON + 10**12).clock()
     ours = Machine().clock()
-    async with nodes(second, ours):
-        async with nodes(first, ours):
-            await ours.wait_synced()
-            followed = ours.stats()["epoch"]
-            assert followed == second.stats()["epoch"]  # it was dialled before
-            assert first.stats()["answered"] == 0
-    async with nodes(first, ours) as inner:
-        async with nodes(second, ours):
-            await anyio.sleep(2)
-            await inner.client.session.close()
-            await anyio.sleep(2)
-            assert ours.stats()["epoch"] == second.stats()["epoch"]
-            assert abs(wrong_us(ours, second)) < 20_000
+    async with nodes(second, ours), nodes(first, ours):
+        await ours.wait_synced()
+        followed = ours.stats()["epoch"]
+        assert followed == second.stats()["epoch"]  # it was dialled before
+        assert first.stats()["answered"] == 0
+    async with nodes(first, ours) as inner, nodes(second, ours):
+        await anyio.sleep(2)
+        await inner.client.session.close()
+        await anyio.sleep(2)
+        assert ours.stats()["epoch"] == second.stats()["epoch"]
+        assert abs(wrong_us(ours, second)) < 20_000
 
 
 async def test_a_circle_of_followers_never_becomes_synchronised() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from echokernel import ClientBuilder, Clock, ClockUnavailable, InvalidArgument, OneWay, TimeInterval
-from echokernel_clocksync.follower import Follower
+from echokernel_clocksync.follower import LEAST, Follower
 from echokernel_clocksync.outward import Line, OutwardClock
 from echokernel_clocksync.probes import ProbeSettings
 from echokernel_protocol.clock import ClockAnswer, ClockProbe, decode_clock
@@ -270,12 +270,11 @@ class ClockSync(Clock):
         reference has no clock to follow.
         """
         ended = self._ended
-        changed = anyio.Event()
         with anyio.move_on_after(timeout):
             while not self._is_within(max_error):
                 if self._session is not None and not self._session.answers_clock:
                     raise ClockUnavailable(self._why_not())
-                if self._follower is not None and self._follower.counts["absurd"] and self._outward is None:
+                if self._follower is not None and self._follower.is_absurd and not self.is_synced:
                     raise ClockUnavailable(self._why_not())
                 if self._ended != ended and not self.redials:
                     raise ClockUnavailable(f"the session ended before the clock was synchronised; {self._why_not()}")
@@ -370,7 +369,7 @@ class ClockSync(Clock):
 
     def _steer(self, follower: Follower, at: int, *, jump: bool) -> None:
         """Lead the outward clock to where the follower says."""
-        if follower.timeline.epoch is None or follower.estimator.exchanges < 3:
+        if follower.timeline.epoch is None or (follower.estimator.exchanges < LEAST and not jump):
             return
         line = follower.line(at)
         if self._outward is None:
