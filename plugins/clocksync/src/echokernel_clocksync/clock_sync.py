@@ -192,12 +192,10 @@ class ClockSync(SharedClock):
             follower.pass_time(now)
             if unsettled and follower.settled:
                 self._steer(follower, now, jump=False)
-            if not follower.settled and not plan.burst_left:  # it is, once the answers still on their way had their time
-                now = min(plan.due, plan.asked_last + follower.patience)
-            else:
-                now = plan.due
+            look = plan.asked_last + follower.patience  # the answers that are still on their way had their time
+            until = look if now < look < plan.due and not follower.settled else plan.due
             self._wake = anyio.Event()
-            with anyio.move_on_after(max((now - self._now()) / 1e9, 0.001)):
+            with anyio.move_on_after(max((until - self._now()) / 1e9, 0.001)):
                 await self._wake.wait()  # an answer that makes another burst necessary does that
 
     def _answer(self, session: Session, number: int, arrived: int) -> None:
