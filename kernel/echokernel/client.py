@@ -25,6 +25,7 @@ from echokernel_protocol.codes import Code
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from echokernel.clock import Clock
     from echokernel.discovery import Discovery
     from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.middleware import Middleware
@@ -122,6 +123,11 @@ class ClientBuilder(HandlerOwner):
     def limits(self, limits: Limits) -> ClientBuilder:
         """Other bounds than the defaults."""
         self._node.limits = limits
+        return self
+
+    def clock(self, clock: Clock) -> ClientBuilder:
+        """The clock that stamps this node's streams; it may follow the server's."""
+        self._node.context.clock = clock
         return self
 
     def plugin(self, plugin: ClientPlugin | object) -> ClientBuilder:
