@@ -10,7 +10,7 @@ time than it would have been.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from echokernel_clocksync.delay import DelayPolicy
 from echokernel_clocksync.numbering import Kind, Numbering
@@ -19,6 +19,7 @@ MAX_FRAMES: Final = 1_024  # 20 s at 50 frames/s, 5 s at 200: beyond any sensibl
 MAX_BYTES: Final = 4_194_304  # a second of 30 Mbit/s
 HORIZON_US: Final = 1_000_000  # a stamp farther ahead than this is wrong, not early
 CLOCK_STEP_US: Final = 10_000  # the shared clock slews below this, so a larger change is a step
+FOLLOW_US: Final = 5_000_000  # in which a sender's clock steps as ours did: three probes, a second apart, notice it
 RUN_FRAMES: Final = 5  # frames that agree on another level of transit,
 RUN_US: Final = 250_000  # for so long, are that level; a stall's backlog arrives within less
 
@@ -61,7 +62,7 @@ class _Entry:
     wall_time: int
     seq: int
     size: int
-    frame: object
+    frame: Any
     arrived: int  # local
     is_late: bool
     discontinuity: bool
@@ -72,7 +73,7 @@ class _Entry:
 class Played:
     """What :meth:`PlayoutBuffer.pop` hands out."""
 
-    frame: object
+    frame: Any
     arrived: int
     """Local time of its arrival."""
     due: int
@@ -135,6 +136,8 @@ class PlayoutBuffer:
         self._offset: int | None = None
         self._is_stamped_shared = False
         self._distrusts = False
+        self._stepped = 0  # by how much our clock was set, as long as the sender's stamps have not followed
+        self._stepped_at = 0
         self._transit: int | None = None
         self._breaks = False  # the next frame is the first after a discontinuity
 
@@ -165,7 +168,7 @@ class PlayoutBuffer:
         """Return the next frame if it is due at the local time ``now``."""
         if not self._entries:
             return None
-        self._follow(offset)
+        self._follow(offset, now)
         entry = self._entries[0]
         due = self._due(entry)
         if due > now:
@@ -181,7 +184,7 @@ class PlayoutBuffer:
 
     def put(
         self,
-        frame: object,
+        frame: Any,
         wall_time: int,
         seq: int,
         size: int,
@@ -202,6 +205,9 @@ class PlayoutBuffer:
         transit = self._transit_of(wall_time, now, offset, stamped_shared, clock_synced)
         policy = self.policy
         is_strange = policy.is_strange(transit) or (is_ahead and not self._distrusts)
+        if is_strange and self._stepped and not policy.is_strange(transit + self._stepped):
+            self._restamp(self._stepped)  # its sender's clock has stepped by as much as ours
+            self._stepped, is_strange = 0, False
         begins = False
         if not is_strange:
             self._run.forget()
@@ -229,7 +235,7 @@ class PlayoutBuffer:
         return self._hold(frame, wall_time, seq, size, now, transit, position, kind)
 
     def _hold(
-        self, frame: object, wall_time: int, seq: int, size: int, now: int, transit: int, position: int, kind: Kind
+        self, frame: Any, wall_time: int, seq: int, size: int, now: int, transit: int, position: int, kind: Kind
     ) -> bool:
         is_behind = kind is Kind.FORGOTTEN or (self._floor is not None and position <= self._floor)
         is_late = is_behind or transit > self.policy.delay
@@ -283,13 +289,13 @@ class PlayoutBuffer:
             self._offset = offset
             self._is_stamped_shared = stamped_shared
             self.policy.absolute = stamped_shared and clock_synced
-        self._follow(offset)
-        becomes = stamped_shared and clock_synced and not self._distrusts
-        if becomes != self.policy.absolute:
-            self.policy.absolute = becomes
-            self.counters.switches += 1
-            if becomes:
-                self._set_offset(offset)
+        self._follow(offset, now)
+        if self._stepped and now - self._stepped_at > FOLLOW_US:
+            self._stepped = 0
+        becomes = stamped_shared and clock_synced and not self._distrusts and not self._stepped
+        if becomes and not self.policy.absolute:
+            self._set_offset(offset)
+        self._switch(becomes)
         transit = now + self._offset - wall_time
         if stamped_shared != self._is_stamped_shared:
             self._is_stamped_shared = stamped_shared
@@ -300,15 +306,24 @@ class PlayoutBuffer:
         self._transit = transit
         return transit
 
-    def _follow(self, offset: int) -> None:
-        """The clock says ``offset`` now. Its slewing is followed, a step is not: that is for the frames stamped after it."""
+    def _follow(self, offset: int, now: int) -> None:
+        """The clock says ``offset`` now. Its slewing is followed; after a step, stamps are not of this clock for a while."""
         if not self.policy.absolute or self._offset is None:
             return
-        if abs(offset - self._offset) <= CLOCK_STEP_US:
+        moved = offset - self._offset
+        if abs(moved) <= CLOCK_STEP_US:
             self._offset = offset
-        else:
-            self._set_offset(offset)
-            self._break()
+            return
+        self._set_offset(offset)
+        self._break()
+        if abs(moved) > self.policy.reach:
+            self._stepped, self._stepped_at = moved, now
+            self._switch(False)
+
+    def _switch(self, to_shared_time: bool) -> None:
+        if self.policy.absolute != to_shared_time:
+            self.policy.absolute = to_shared_time
+            self.counters.switches += 1
 
     def _set_offset(self, offset: int) -> None:
         assert self._offset is not None
@@ -329,9 +344,8 @@ class PlayoutBuffer:
         """The run is a new level: from now on, transits are like these."""
         policy, run = self.policy, self._run
         self._distrusts = is_ahead
-        if is_ahead and policy.absolute:  # whoever stamps these does not share our clock, whatever it says
-            policy.absolute = False
-            self.counters.switches += 1
+        if is_ahead:  # whoever stamps these does not share our clock, whatever it says
+            self._switch(False)
         if len(policy.window):
             followed = policy.relevel((run.low + run.high) // 2 - policy.window.quantile(0.5))
             for entry in self._entries:
