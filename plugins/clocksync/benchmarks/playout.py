@@ -1,0 +1,363 @@
+#!/usr/bin/env python3
+"""Late frames against added delay, and two players side by side. Prints the tables of ``docs/guide/playout.md``::
+
+    playout.py                                        # about 1 minute
+    playout.py --quick                                # 10 s: shorter traces, nothing over QUIC
+    playout.py --strict                               # exits with 1 when a figure is missed
+    playout.py --plot docs/images/playout-late.png    # needs matplotlib: the extra "plot"
+
+Simulated traces are seeded, and their figures exact. Measured ones go over QUIC on loopback, through a relay in this
+process that delays and loses packets; they need echokernel-quic and echokernel-msgpack, and vary with what else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import json
+import math
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+sys.path.insert(0, str(FilePath(__file__).parent))
+
+from udp_relay import Path, Relay
+
+from echokernel import EchoClient, EchoServer, Session, StreamReceiver, Timestamped, stream
+from echokernel_clocksync.delay import AdaptiveDelay
+from echokernel_clocksync.playout_buffer import PlayoutBuffer
+
+FPS = 50
+PERIOD_US = 1_000_000 // FPS
+LATE_GOAL, DELAY_GOAL, SKEW_GOAL_MS = 0.015, 1.5, 2.0
+MISSED: list[str] = []
+
+
+@dataclass
+class Trace:
+    """Frames that arrived: (stamp, transit), both in µs."""
+
+    name: str
+    kind: str
+    """``stationary``, ``changing`` or ``bursts``."""
+    frames: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def transits(self) -> list[int]:
+        return [transit for _, transit in self.frames]
+
+    def quantile(self, share: float) -> int:
+        ordered = sorted(self.transits)
+        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+# --- traces ---------------------------------------------------------------------------------------------------------
+
+
+def simulated(quick: bool) -> Iterator[Trace]:
+    frames = 3_000 if quick else 15_000
+    rng = random.Random(20)
+
+    def trace(name: str, kind: str, transit_ms: Callable[[float], float]) -> Trace:
+        stamps = [number * PERIOD_US for number in range(frames)]
+        return Trace(name, kind, [(stamp, round(transit_ms(stamp / 1e6) * 1000)) for stamp in stamps])
+
+    yield trace("WAN, 50±10 ms", "stationary", lambda _: rng.uniform(40, 60))
+    yield trace(
+        "Wi-Fi, 1 % spikes of 20-100 ms",
+        "stationary",
+        lambda _: 1 + rng.gammavariate(1.2, 2) + (rng.uniform(20, 100) if rng.random() < 0.01 else 0),
+    )
+    middle = frames / FPS / 2
+    yield trace("route from 30 to 70 ms", "changing", lambda at: (30 if at < middle else 70) + rng.uniform(-6, 6))
+    yield trace(
+        "bursts: +80 ms for 2 s every 20 s", "bursts", lambda at: 25 + rng.uniform(-5, 5) + 80 * (at % 20 >= 18)
+    )
+
+
+async def measured(quick: bool) -> list[Trace]:
+    """Over QUIC, 25±5 ms each way: what a receiver sees of a stream of 300-byte frames."""
+    seconds = 5 if quick else 25
+    wanted = [(delivery, loss) for loss in (0.02, 0.05) for delivery in ("datagram", "reliable")]
+    traces = {
+        f"{delivery}-{loss}": Trace(f"QUIC, {delivery}, {loss:.0%} loss", "stationary") for delivery, loss in wanted
+    }
+
+    @stream("sound")
+    async def listen(stream: StreamReceiver) -> None:
+        async for frame in stream:
+            arrived = time.monotonic_ns() // 1000
+            traces[stream.metadata["trace"]].frames.append((frame.wall_time, arrived - frame.wall_time))
+
+    async def send(url: str, delivery: Any, name: str) -> None:
+        async with (
+            EchoClient.connect(url) as client,
+            await client.create_stream("sound", delivery=delivery, metadata={"trace": name}) as sender,
+        ):
+            began = time.monotonic()
+            for number in range(seconds * FPS):
+                await asyncio.sleep(max(0, began + number / FPS - time.monotonic()))
+                await sender.send_timestamped(Timestamped(time.monotonic_ns() // 1000, number, bytes(300)))
+            await asyncio.sleep(1)
+
+    async with EchoServer.builder().bind("127.0.0.1:0").add_stream(listen).build() as server:
+        relays = []
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for seed, (delivery, loss) in enumerate(wanted):
+                    path = Path(delay=0.025, jitter=0.005, loss=loss)
+                    relay = await Relay.open((server.addresses[0].host, server.addresses[0].port), path, seed=seed)
+                    relays.append(relay)
+                    url = f"quic://127.0.0.1:{relay.address[1]}"
+                    tasks.create_task(send(url, delivery, f"{delivery}-{loss}"))
+        finally:
+            for relay in relays:
+                relay.close()
+    return list(traces.values())
+
+
+# --- policies -------------------------------------------------------------------------------------------------------
+
+
+def fixed(trace: Trace, delay: int) -> tuple[float, float]:
+    """Return the share of late frames, and the mean delay in ms."""
+    return sum(transit > delay for transit in trace.transits) / len(trace.frames), delay / 1000
+
+
+def adaptive(trace: Trace, **options: Any) -> tuple[float, float]:
+    """The playout buffer itself, with its adaptive delay."""
+    buffer = PlayoutBuffer(AdaptiveDelay(**options))
+    arrivals = sorted((stamp + transit, number, stamp) for number, (stamp, transit) in enumerate(trace.frames))
+    delays = 0
+    for now, number, stamp in arrivals:
+        while buffer.pop(now, 0) is not None:
+            pass
+        buffer.put(number, stamp, number, 300, now=now, offset=0)
+        delays += buffer.policy.delay
+    return buffer.counters.late / len(arrivals), delays / len(arrivals) / 1000
+
+
+def ewma(trace: Trace) -> tuple[float, float]:
+    """Mean + 4 x jitter, both smoothed with 1/16 as in RFC 3550: what many receivers do."""
+    late, delays, mean, jitter, last = 0, 0.0, 0.0, 0.0, None
+    for _, transit in trace.frames:
+        if last is None:
+            mean = transit
+        else:
+            late += transit > mean + 4 * jitter
+            mean += (transit - mean) / 16
+            jitter += (abs(transit - last) - jitter) / 16
+        last = transit
+        delays += mean + 4 * jitter
+    return late / len(trace.frames), delays / len(trace.frames) / 1000
+
+
+def compare(traces: Iterable[Trace], *, judged: bool) -> Iterator[str]:
+    """Late frames @ mean delay. The oracle is the shortest fixed delay with at most 1 % late, known afterwards."""
+    yield "| trace | oracle | adaptive | of the oracle's delay | mean + 4J | fixed 60 ms | fixed 100 ms | met |"
+    yield "|---|---|---|---|---|---|---|---|"
+
+    def cell(figure: tuple[float, float]) -> str:
+        return f"{figure[0]:.2%} @ {figure[1]:.1f} ms"
+
+    for trace in traces:
+        oracle = fixed(trace, trace.quantile(0.99))
+        late, delay = adaptive(trace)
+        ratio = delay / oracle[1]
+        met = late <= LATE_GOAL and ratio <= (1.0 if trace.kind == "bursts" else DELAY_GOAL)
+        if judged and not met:
+            MISSED.append(f"{trace.name}: {late:.2%} late at {ratio:.2f} of the oracle's delay")
+        yield (
+            f"| {trace.name} | {cell(oracle)} | {cell((late, delay))} | {ratio:.2f} | {cell(ewma(trace))} "
+            f"| {fixed(trace, 60_000)[0]:.2%} | {fixed(trace, 100_000)[0]:.2%} | {'yes' if met else 'no'} |"
+        )
+
+
+# --- two players ----------------------------------------------------------------------------------------------------
+
+
+def skewed_clock(offset_ns: int, drift_ppm: float) -> tuple[Callable[[], int], Callable[[int], int]]:
+    """Return a machine's clock that is wrong by so much, and what finds the truth again."""
+    began = time.monotonic_ns()
+
+    def now() -> int:
+        passed = time.monotonic_ns() - began
+        return offset_ns + passed + round(passed * drift_ppm * 1e-6)
+
+    def truth(shown: int) -> int:
+        return began + round((shown - offset_ns) / (1 + drift_ppm * 1e-6))
+
+    return now, truth
+
+
+async def play(url: str, offset_ns: int, drift_ppm: float, seconds: float) -> None:
+    """A player: prints a JSON object per frame, its number and when it was played by the machine's true clock."""
+    from echokernel_clocksync import ClockSync
+
+    now, truth = skewed_clock(offset_ns, drift_ppm)
+    clock = ClockSync().with_clock(now)
+    lines: list[str] = []
+    ended = asyncio.Event()
+
+    @stream("sound")
+    async def sound(stream: StreamReceiver) -> None:
+        async with stream.playout(delay=0.1) as frames:
+            async for frame in frames:
+                late = frame.played_us - frame.due_us
+                lines.append(json.dumps({"seq": frame.seq, "ns": truth(frame.played_ns), "late_us": late}))
+        lines.append(json.dumps(dict(frames.stats())))
+        ended.set()
+
+    async with EchoClient.builder().plugin(clock).add_stream(sound).connect(url) as client:
+        await clock.wait_synced()
+        await client.emit("listen")
+        async with asyncio.timeout(seconds + 20):
+            await ended.wait()
+    print("\n".join(lines))
+
+
+async def two_players(quick: bool) -> Iterator[str]:
+    """Two processes with clocks that are seconds and 40 ppm apart, each behind 25±5 ms, one delay of 100 ms."""
+    from echokernel import event
+    from echokernel_clocksync import ClockSync
+
+    seconds = 3 if quick else 12
+    clock = ClockSync()
+
+    @event
+    async def listen(session: Session) -> None:
+        async with await session.create_stream("sound", delivery="datagram") as sender:
+            for _ in range(seconds * FPS):
+                # both get the same stamps: those of the shared clock, at full periods
+                due = (clock.now_us() // PERIOD_US + 1) * PERIOD_US
+                await asyncio.sleep((due - clock.now_us()) / 1e6)
+                await sender.send_timestamped(Timestamped(due, due // PERIOD_US & 0xFFFFFFFF, bytes(300)))
+
+    async with EchoServer.builder().bind("127.0.0.1:0").plugin(clock).add_event(listen).build() as server:
+        address = server.addresses[0]
+        relay = await Relay.open((address.host, address.port), Path(delay=0.025, jitter=0.005, loss=0.01))
+        try:
+            players = []
+            for offset, drift in ((5 * 10**9, 20.0), (10**12, -20.0)):
+                command = [sys.executable, __file__, "--player", f"quic://127.0.0.1:{relay.address[1]}"]
+                command += [str(offset), str(drift), str(seconds)]
+                players.append(await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE))
+            results = [(await player.communicate())[0].decode().splitlines() for player in players]
+        finally:
+            relay.close()
+    played = [{row["seq"]: row for row in map(json.loads, lines[:-1])} for lines in results]
+    stats = [json.loads(lines[-1]) for lines in results]
+    common = sorted(played[0].keys() & played[1].keys())
+    skews = sorted(abs(played[0][seq]["ns"] - played[1][seq]["ns"]) / 1e6 for seq in common)
+    lateness = sorted(row["late_us"] / 1e3 for rows in played for row in rows.values())
+    if not skews or quantile(skews, 0.99) > SKEW_GOAL_MS:
+        MISSED.append(f"two players: p99 {quantile(skews, 0.99) if skews else math.nan:.2f} ms apart")
+    late = sum(one["late"] for one in stats)
+    return iter(
+        [
+            "| | p50 | p95 | p99 | max |\n|---|---|---|---|---|",
+            f"| between the players, ms, {len(skews)} frames | {row(skews)} |",
+            f"| played after its time, ms | {row(lateness)} |",
+            f"\nlate: {late} of {sum(one['received'] for one in stats)} frames",
+        ]
+    )
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def row(ordered: list[float]) -> str:
+    return " | ".join(f"{quantile(ordered, share):.2f}" for share in (0.5, 0.95, 0.99, 1))
+
+
+# --- output ---------------------------------------------------------------------------------------------------------
+
+
+def plot(traces: list[Trace], file: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(4, len(traces))
+    rows = math.ceil(len(traces) / columns)
+    figure, grid = pyplot.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, layout="constrained")
+    for axes, trace in zip(grid.flat, traces, strict=False):
+        low = min(trace.transits)
+        top = max(trace.quantile(0.999), trace.quantile(0.99) + 20_000)
+        delays = [low + (top - low) * step / 200 for step in range(201)]
+        late = [max(1e-4, fixed(trace, round(delay))[0]) for delay in delays]
+        axes.plot([(delay - low) / 1e3 for delay in delays], late, color="0.6", label="any fixed delay")
+        marks = {
+            "oracle, 1 % late": fixed(trace, trace.quantile(0.99)),
+            "mean + 4J": ewma(trace),
+            "adaptive": adaptive(trace),
+        }
+        for (label, (share, delay)), style in zip(marks.items(), ("k*", "C1s", "C0o"), strict=True):
+            axes.plot(delay - low / 1e3, max(1e-4, share), style, label=label)
+        axes.axhline(LATE_GOAL, color="C3", linewidth=0.8, linestyle=":")
+        axes.set(title=trace.name, yscale="log", ylim=(1e-4, 1), xlabel="delay beyond the quickest frame, ms")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("share of late frames")
+    for axes in list(grid.flat)[len(traces) :]:
+        axes.axis("off")
+    grid.flat[0].legend(fontsize="small")
+    FilePath(file).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+    print(f"\nwritten: {file}")
+
+
+def is_there(*names: str) -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in names)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="shorter traces, nothing over QUIC but the players")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when a figure is missed")
+    parser.add_argument("--plot", metavar="FILE", help="draw late frames over added delay")
+    parser.add_argument("--player", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.player:
+        url, offset, drift, seconds = options.player
+        asyncio.run(play(url, int(offset), float(drift), float(seconds)))
+        return 0
+    traces = list(simulated(options.quick))
+    print("Simulated, late frames @ mean delay\n")
+    for line in compare(traces, judged=True):
+        print(line, flush=True)
+    if is_there("echokernel_quic", "echokernel_msgpack"):
+        with contextlib.ExitStack() as stack:
+            state = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.enter_context(contextlib.chdir(state))
+            import os
+
+            os.environ["ECHOKERNEL_STATE_DIR"] = state
+            if not options.quick:
+                print("\nMeasured over QUIC, 25±5 ms, late frames @ mean delay\n")
+                over_quic = asyncio.run(measured(options.quick))
+                traces += over_quic
+                for line in compare(over_quic, judged=True):
+                    print(line, flush=True)
+            print("\nTwo players, 25±5 ms and 1 % loss, clocks 40 ppm apart, delay=0.1\n")
+            for line in asyncio.run(two_players(options.quick)):
+                print(line, flush=True)
+    if options.plot:
+        plot(traces, options.plot)
+    for missed in MISSED:
+        print(f"missed: {missed}", file=sys.stderr)
+    return 1 if options.strict and MISSED else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
