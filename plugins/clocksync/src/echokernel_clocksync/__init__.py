@@ -1,3 +1,5 @@
 """A shared clock, and aligned playout."""
 
-__all__: list[str] = []
+from echokernel_clocksync.clock_sync import ClockSync
+
+__all__ = ["ClockSync"]
