@@ -63,9 +63,9 @@ class Trace:
 # --- traces ---------------------------------------------------------------------------------------------------------
 
 
-def simulated(quick: bool) -> Iterator[Trace]:
+def simulated(quick: bool, seed: int = 20) -> Iterator[Trace]:
     frames = 3_000 if quick else 15_000
-    rng = random.Random(20)
+    rng = random.Random(seed)
 
     def trace(name: str, kind: str, transit_ms: Callable[[float], float]) -> Trace:
         stamps = [number * PERIOD_US for number in range(frames)]
@@ -77,11 +77,28 @@ def simulated(quick: bool) -> Iterator[Trace]:
         "stationary",
         lambda _: 1 + rng.gammavariate(1.2, 2) + (rng.uniform(20, 100) if rng.random() < 0.01 else 0),
     )
+    for loss in (0.02, 0.05):
+        yield trace(f"one ordered stream, {loss:.0%} loss", "stationary", ordered_stream(rng, loss))
     middle = frames / FPS / 2
     yield trace("route from 30 to 70 ms", "changing", lambda at: (30 if at < middle else 70) + rng.uniform(-6, 6))
     yield trace(
         "bursts: +80 ms for 2 s every 20 s", "bursts", lambda at: 25 + rng.uniform(-5, 5) + 80 * (at % 20 >= 18)
     )
+
+
+def ordered_stream(rng: random.Random, loss: float) -> Callable[[float], float]:
+    """25±5 ms each way; what is lost comes a round trip and a bit later, each time, and all behind it waits."""
+    last = 0.0
+
+    def transit_ms(at: float) -> float:
+        nonlocal last
+        takes = rng.uniform(20, 30)
+        while rng.random() < loss:
+            takes += 60
+        last = max(last, at * 1e3 + takes)
+        return last - at * 1e3
+
+    return transit_ms
 
 
 async def measured(quick: bool) -> list[Trace]:

@@ -77,7 +77,7 @@ class Playout(echokernel.Playout):
     frame counts as arrived when the loop comes back for it.
 
     ``delay``: seconds after the stamp, the same at all receivers that are to play in step. None adapts to the path: the
-    delay that 99 % of the last 300 frames needed. Where the sender or this node has no synchronised clock, both count
+    delay that all but the slowest four of the last 300 frames needed. Where the sender or this node has no synchronised clock, both count
     from the quickest frame instead. ``max_delay``: by how many seconds the adaptive delay may exceed the quickest frame's;
     what takes longer is a peak, and is ignored. ``late``: what becomes of frames that come after their time, ``"drop"`` or
     ``"deliver"``, at once, as long as no later one was played. ``max_frames`` and ``max_bytes``: how much is held; one more
