@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
@@ -44,6 +44,8 @@ class ClockSync(Clock):
     """
 
     name = "clocksync"
+    redials = False
+    """Whether another session with the reference follows when one ends, as far as is known."""
 
     def __init__(self) -> None:
         self._probes = ProbeSettings()
@@ -56,6 +58,7 @@ class ClockSync(Clock):
         self._follower: Follower | None = None
         self._session: Session | None = None
         self._ended = 0
+        self._wake = anyio.Event()
         self._waiters: set[anyio.Event] = set()
         self._on_step: list[OnStep] = []
         self._counts: Counter[str] = Counter()
@@ -125,7 +128,10 @@ class ClockSync(Clock):
     @property
     def is_synced(self) -> bool:
         """Whether :meth:`now_us` is the shared time. Holds on without the reference, while the bound grows."""
-        return not self._follows or self._outward is not None
+        follower = self._follower
+        return not self._follows or (
+            self._outward is not None and follower is not None and follower.timeline.epoch is not None
+        )
 
     @property
     def status(self) -> ClockStatus:
@@ -137,8 +143,8 @@ class ClockSync(Clock):
         follower = self._follower
         if not self._follows:
             return "synced"
-        if self._outward is None or follower is None:
-            return "unsynced" if self._session is None else "syncing"
+        if follower is None or not self.is_synced:
+            return "syncing" if self._session is not None and self._session.answers_clock else "unsynced"
         if self._session is None or follower.plan.is_silent:
             return "holdover"
         return "stepped" if follower.unsteady else "synced"
@@ -178,8 +184,8 @@ class ClockSync(Clock):
     @property
     def offset_us(self) -> float:
         """The shared time minus this machine's time of day, µs. Raises ClockUnavailable."""
-        if self._follows:
-            self._synced_follower()
+        if not self.is_synced:
+            raise ClockUnavailable(self._why_not())
         return (self._shared(self._now()) - self._wall()) / 1000
 
     @property
@@ -264,7 +270,7 @@ class ClockSync(Clock):
                     raise ClockUnavailable(self._why_not())
                 if self._follower is not None and self._follower.counts["absurd"] and self._outward is None:
                     raise ClockUnavailable(self._why_not())
-                if self._ended != ended:
+                if self._ended != ended and not self.redials:
                     raise ClockUnavailable(f"the session ended before the clock was synchronised; {self._why_not()}")
                 changed = anyio.Event()
                 self._waiters.add(changed)
@@ -323,29 +329,34 @@ class ClockSync(Clock):
             if now >= plan.due:
                 number = plan.ask(self._now())
                 session.send_clock(ClockProbe(number).encode())
-            was_settled = follower.settled
+            unsettled = not follower.settled
             follower.pass_time(now)
-            if follower.settled and not was_settled:
+            if unsettled and follower.settled:
                 self._steer(follower, now, jump=False)
-            # a longer pause may turn out to be too long: an answer can ask for a burst
-            await anyio.sleep(min(max(plan.due - self._now(), 0) / 1e9, self._probes.burst_pause / 1e9 * 4))
+            if not follower.settled and not plan.burst_left:  # it is, once the answers still on their way had their time
+                now = min(plan.due, plan.asked_last + follower.patience)
+            else:
+                now = plan.due
+            self._wake = anyio.Event()
+            with anyio.move_on_after(max((now - self._now()) / 1e9, 0.001)):
+                await self._wake.wait()  # an answer that makes another burst necessary does that
 
     def _answer(self, session: Session, number: int, arrived: int) -> None:
         synced = self.is_synced
         now = self._now()
-        bound = 0
+        shared, bound = self._shared(now), 0
         if self._follows and synced:
             low, high = self._certain(now)
-            shared = self._shared(now)
             bound = max(1, high - shared, shared - low)  # 0 is for the node that all follow
-        answer = ClockAnswer(
-            number, arrived, now, self._shared(now), bound, self._base, self._timeline_name(), synced=synced
-        )
+        answer = ClockAnswer(number, arrived, now, shared, bound, self._base, self._timeline_name(), synced)
         if session.send_clock(answer.encode()):
             self._counts["answered"] += 1
 
     def _learn(self, follower: Follower, answer: ClockAnswer, arrived: int) -> None:
+        due = follower.plan.due
         news = follower.take(answer, arrived)
+        if follower.plan.due < due:
+            self._wake.set()
         if news != "nothing" and (follower.settled or self._outward is not None):
             self._steer(follower, arrived, jump=news == "stepped")
         self._tell()
@@ -404,7 +415,7 @@ class ClockSync(Clock):
 
     def _synced_follower(self) -> Follower:
         follower = self._follower
-        if follower is None or self._outward is None or follower.timeline.epoch is None:
+        if follower is None or not self.is_synced:
             raise ClockUnavailable(self._why_not())
         return follower
 

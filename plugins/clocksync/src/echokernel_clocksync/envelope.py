@@ -56,7 +56,7 @@ class Envelope:
         return self._edge[bisect_left(self._slopes, slope)]
 
     def _thin(self, newest: int, slope: float) -> None:
-        """Of point ``newest``, the youngest that is not raw any more, and the one before it, one goes if they share a bucket."""
+        """Of point ``newest``, the youngest that is not raw any more, and the one before, one goes if they share a bucket."""
         points = self._points
         if newest < 1:
             return

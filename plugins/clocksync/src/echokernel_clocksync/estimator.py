@@ -121,8 +121,7 @@ class ClockEstimator:
             return "taken"
         recent = self._look(exchange)
         self._last.append(recent)
-        if self._stepped():
-            kept = [entry.exchange for entry in self._last][-3:]
+        if kept := self._after_step():
             self.steps += 1
             self._forget()
             self._x0, self._y0 = kept[0].arrived, kept[0].received - kept[0].sent
@@ -228,11 +227,15 @@ class ClockEstimator:
             doubt=doubt,
         )
 
-    def _stepped(self) -> bool:
+    def _after_step(self) -> list[Exchange]:
+        """Return the exchanges that came after a step, where the newest ones tell of one."""
         last = list(self._last)
         if len(last) >= 3 and all(entry.impossible for entry in last[-3:]):
-            return True
-        return any(_both_moved(last[first:]) for first in range(len(last) - 2) if last[first].learnt >= self.limits.learnt)
+            return [entry.exchange for entry in last[-3:]]
+        for first in range(len(last) - 2):
+            if last[first].learnt >= self.limits.learnt and (after := _both_moved(last[first:])):
+                return [entry.exchange for entry in after]
+        return []
 
     def _rate_doubt(self) -> float:
         """Return by how much the measured rate may be wrong: the steepest and the flattest line through the gap."""
@@ -273,8 +276,8 @@ class _Recent(NamedTuple):
     doubt: float
 
 
-def _both_moved(since: list[_Recent]) -> bool:
-    """Return whether these exchanges lie apart from what was known before the first, in a way that no queue explains.
+def _both_moved(since: list[_Recent]) -> list[_Recent]:
+    """Return those of these exchanges that show, against what was known before the first, that a clock was set.
 
     A queue makes the way there longer and the readings on it higher, or the way back longer and those lower. A clock that was
     set moves both the same way: one beyond its best, which no queue can, and the other as far from its own.
@@ -284,7 +287,14 @@ def _both_moved(since: list[_Recent]) -> bool:
     back = [entry.back - before.lower - before.rate * (entry.x - before.x) for entry in since]
     drifted = before.doubt * (since[-1].x - before.x)
     upper, lower = before.upper_needed + drifted, before.lower_needed + drifted
-    return (min(out) > upper and max(back) > lower) or (min(out) < -upper and max(back) < -lower)
+    if min(out) > upper and max(back) > lower:
+        shown = [height > lower for height in back]
+    elif min(out) < -upper and max(back) < -lower:
+        shown = [height < -upper for height in out]
+    else:
+        return []
+    after = since[shown.index(True) :]
+    return after if len(after) >= 2 else []  # one alone may be a clock that was read at a bad moment
 
 
 def _highest(merit: Callable[[float], float], low: float, high: float) -> float:

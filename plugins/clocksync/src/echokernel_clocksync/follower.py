@@ -124,14 +124,17 @@ class Follower:
             **{name: counts[name] for name in names},
         }
 
+    @property
+    def patience(self) -> int:
+        """How long the last answer of a burst is waited for, ns."""
+        return 2 * self.estimator.round_trip + self._settings.burst_pause
+
     def _settle(self, at: int) -> None:
         if self.settled or self.timeline.epoch is None or self.estimator.exchanges < LEAST:
             return
-        plan, settings = self.plan, self._settings
-        if plan.burst_left:
-            return
-        patience = 2 * self.estimator.round_trip + settings.burst_pause
-        self.settled = not plan.waiting or at > plan.asked_last + patience
+        plan = self.plan
+        if not plan.burst_left:
+            self.settled = not plan.waiting or at >= plan.asked_last + self.patience
 
     def _begin_anew(self, base: int) -> None:
         """Another clock answers: the reference was started again, or another node has its place."""
