@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TORN_NS = 200_000  # two clocks that were read farther apart than this are read again: the machine was busy with others
 MOMENT = 1e-6  # seconds; timers that are a rounding error early would wake up in vain
+EARLY = 0.001  # seconds; asyncio rounds a wait up to milliseconds, and then epoll does so again
 
 __all__ = ["Playout", "PlayoutFrame"]
 
@@ -77,11 +78,12 @@ class Playout(echokernel.Playout):
     frame counts as arrived when the loop comes back for it.
 
     ``delay``: seconds after the stamp, the same at all receivers that are to play in step. None adapts to the path: the
-    delay that all but the slowest four of the last 300 frames needed. Where the sender or this node has no synchronised clock, both count
-    from the quickest frame instead. ``max_delay``: by how many seconds the adaptive delay may exceed the quickest frame's;
-    what takes longer is a peak, and is ignored. ``late``: what becomes of frames that come after their time, ``"drop"`` or
-    ``"deliver"``, at once, as long as no later one was played. ``max_frames`` and ``max_bytes``: how much is held; one more
-    flushes it. ``policy``: a policy of your own instead of ``delay`` and ``max_delay``. ``monotonic_ns``: the machine's clock.
+    delay that all but the slowest four of the last 300 frames needed. Where the sender or this node has no synchronised
+    clock, both count from the quickest frame instead. ``max_delay``: by how many seconds the adaptive delay may exceed the
+    quickest frame's; what takes longer is a peak, and is ignored. ``late``: what becomes of frames that come after their
+    time, ``"drop"`` or ``"deliver"``, at once, as long as no later one was played. ``max_frames`` and ``max_bytes``: how much
+    is held; one more flushes it. ``policy``: a policy of your own instead of ``delay`` and ``max_delay``. ``monotonic_ns``:
+    the machine's clock.
 
     Raises InvalidArgument for options that cannot be. Iterating raises what the stream raises, once all that was held before
     is played.
@@ -155,7 +157,7 @@ class Playout(echokernel.Playout):
                 if self._error is not None:
                     raise self._error.with_traceback(None)
                 raise StopAsyncIteration
-            seconds = None if due is None else max(0, due - now // 1000) / 1e6 + MOMENT
+            seconds = None if due is None else _pause(due - now // 1000)
             if self._pump is not None or self._is_over:
                 await self._wait(due, seconds)
             else:
@@ -264,6 +266,12 @@ class Playout(echokernel.Playout):
             await self.aclose()
         finally:
             await self._tasks.__aexit__(None, None, None)
+
+
+def _pause(microseconds: int) -> float:
+    """Return for how many seconds to wait: what is left after that is waited for once more."""
+    seconds = max(0, microseconds) / 1e6 + MOMENT
+    return seconds - EARLY if seconds > 2 * EARLY else seconds
 
 
 def _frame(played: Played, now: int, offset: int) -> PlayoutFrame:
