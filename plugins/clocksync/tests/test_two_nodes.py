@@ -145,7 +145,7 @@ async def test_several_waiters_are_all_woken() -> None:
 async def test_a_server_without_a_clock_is_said_so() -> None:
     ours = Machine().clock()
     async with nodes(None, ours) as both:
-        with pytest.raises(ClockUnavailable, match="memory.* has no clock to follow; give it one: pip install"):
+        with pytest.raises(ClockUnavailable, match=r"memory.* has no clock to follow; give it one: pip install"):
             await ours.wait_synced(60)
         assert (ours.status, ours.is_synced) == ("unsynced", False)
         for ask in (ours.interval, lambda: ours.bound_us, lambda: ours.to_shared(5), lambda: ours.to_local(5)):

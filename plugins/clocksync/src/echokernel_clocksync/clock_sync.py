@@ -244,7 +244,7 @@ class ClockSync(Clock):
         """Return counters, and the newest figures.
 
         Of probes sent: ``probes answers lost late unknown nonsense doubted absurd unsynced steps restarts``; of others':
-        ``answered malformed``; ``epoch`` names the timeline. With a reference also ``rtt_min_us rtt_us age_s``.
+        ``answered malformed``; ``epoch`` names the timeline. With a reference also ``rtt_min_us rtt_min_age_s rtt_us age_s``.
         """
         follower, found = self._follower, dict[str, int | float]()
         found["answered"], found["malformed"] = self._counts["answered"], self._counts["malformed"]
@@ -254,7 +254,9 @@ class ClockSync(Clock):
             if follower.newest is not None:
                 found["rtt_us"] = follower.newest.round_trip / 1000
                 found["rtt_min_us"] = follower.estimator.round_trip / 1000
-                found["age_s"] = (self._now() - follower.estimator.newest) / 1e9
+                now = self._now()
+                found["rtt_min_age_s"] = (now - follower.estimator.round_trip_at) / 1e9
+                found["age_s"] = (now - follower.estimator.newest) / 1e9
         return found
 
     async def wait_synced(self, timeout: float = 5.0, max_error: float | None = None) -> None:

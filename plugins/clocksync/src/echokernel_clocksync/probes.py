@@ -118,6 +118,8 @@ class ProbePlan:
 
     def learned(self, likely_gain: float) -> None:
         """Choose the pace: ``likely_gain`` is by how much, ns, the next exchange may better the estimate."""
+        if self.burst_left:
+            return
         settings = self._settings
         factor = 0.75 if likely_gain > 50_000 else 1.25
         self.interval = min(max(int(self.interval * factor), settings.quickest), settings.slowest)
