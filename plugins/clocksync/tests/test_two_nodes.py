@@ -104,9 +104,7 @@ async def test_waiting_is_for_a_bound_too_and_says_why_it_was_not_reached() -> N
     theirs, ours = Machine(ahead=9).clock(), Machine().clock()
     async with nodes(theirs, ours):
         await ours.wait_synced(2.0, max_error=0.015)
-        with pytest.raises(
-            ClockUnavailable, match=r"not within 1 s: the bound is \d.* wanted 0.001 ms; half of the shortest"
-        ):
+        with pytest.raises(ClockUnavailable, match=r"not within 1 s: the bound is \d.* wanted 0.001 ms; half of the shortest"):
             await ours.wait_synced(1.0, max_error=1e-6)
         await theirs.wait_synced(0.0, max_error=0.0)
 
