@@ -6,8 +6,8 @@
     playout.py --strict                               # exits with 1 when a figure is missed
     playout.py --plot docs/images/playout-late.png    # needs matplotlib: the extra "plot"
 
-Simulated traces are seeded, and their figures exact. Measured ones go over QUIC on loopback, through a relay in this
-process that delays and loses packets; they need echokernel-quic and echokernel-msgpack, and vary with what else runs.
+Simulated traces are seeded, and their figures exact. Measured ones go over QUIC on loopback, through relays that
+delay and lose packets; they need echokernel-quic and echokernel-msgpack, and vary with what else runs.
 """
 
 from __future__ import annotations
@@ -26,12 +26,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(FilePath(__file__).parent))
-
-from udp_relay import Path, Relay
 
 from echokernel import EchoClient, EchoServer, Session, StreamReceiver, Timestamped, stream
 from echokernel_clocksync.delay import AdaptiveDelay
@@ -41,6 +37,7 @@ FPS = 50
 PERIOD_US = 1_000_000 // FPS
 LATE_GOAL, DELAY_GOAL, SKEW_GOAL_MS = 0.015, 1.5, 2.0
 MISSED: list[str] = []
+RELAYS: list[subprocess.Popen[str]] = []
 
 
 @dataclass
@@ -127,20 +124,31 @@ async def measured(quick: bool) -> list[Trace]:
                 await sender.send_timestamped(Timestamped(time.monotonic_ns() // 1000, number, bytes(300)))
             await asyncio.sleep(1)
 
-    async with EchoServer.builder().bind("127.0.0.1:0").add_stream(listen).build() as server:
-        relays = []
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for seed, (delivery, loss) in enumerate(wanted):
-                    path = Path(delay=0.025, jitter=0.005, loss=loss)
-                    relay = await Relay.open((server.addresses[0].host, server.addresses[0].port), path, seed=seed)
-                    relays.append(relay)
-                    url = f"quic://127.0.0.1:{relay.address[1]}"
-                    tasks.create_task(send(url, delivery, f"{delivery}-{loss}"))
-        finally:
-            for relay in relays:
-                relay.close()
+    async with (
+        EchoServer.builder().bind("127.0.0.1:0").add_stream(listen).build() as server,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for delivery, loss in wanted:
+            url = await relayed(server.addresses[0].port, loss)
+            tasks.create_task(send(url, delivery, f"{delivery}-{loss}"))
     return list(traces.values())
+
+
+def relayed(port: int, loss: float) -> str:
+    """Start a relay before the server at ``port``, 25±5 ms each way. Returns its URL; it ends with this process."""
+    impairments = f"delay=25,jitter=5,loss={loss * 100}"
+    command = [sys.executable, str(Path(__file__).parent / "udp_relay.py"), str(port), impairments, impairments]
+    relay = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    RELAYS.append(relay)
+    assert relay.stdout is not None
+    return f"quic://127.0.0.1:{int(relay.stdout.readline())}"
+
+
+def stop_relays() -> None:
+    while RELAYS:
+        relay = RELAYS.pop()
+        relay.kill()
+        relay.communicate()
 
 
 # --- policies -------------------------------------------------------------------------------------------------------
@@ -265,20 +273,13 @@ async def two_players(quick: bool) -> Iterator[str]:
                 await sender.send_timestamped(Timestamped(due, due // PERIOD_US & 0xFFFFFFFF, bytes(300)))
 
     async with EchoServer.builder().bind("127.0.0.1:0").plugin(clock).add_event(listen).build() as server:
-        address = server.addresses[0]
-        relay = await Relay.open((address.host, address.port), Path(delay=0.025, jitter=0.005, loss=0.01))
-        try:
-            players = []
-            for offset, drift in ((5 * 10**9, 20.0), (10**12, -20.0)):
-                command = [sys.executable, __file__, "--player", f"quic://127.0.0.1:{relay.address[1]}"]
-                command += [str(offset), str(drift), str(seconds)]
-                players.append(await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE))
-            command = [sys.executable, __file__, "--sleeper", str(seconds)]
-            players.append(await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE))
-            results = [(await player.communicate())[0].decode().splitlines() for player in players]
-        finally:
-            relay.close()
-    machine = sorted(json.loads(results.pop()[0]))
+        commands = [[sys.executable, __file__, "--sleeper", str(seconds)]]
+        for offset, drift in ((5 * 10**9, 20.0), (10**12, -20.0)):
+            url = await asyncio.to_thread(relayed, server.addresses[0].port, 0.01)
+            commands.append([sys.executable, __file__, "--player", url, str(offset), str(drift), str(seconds)])
+        started = [await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE) for command in commands]
+        results = [(await process.communicate())[0].decode().splitlines() for process in started]
+    machine = sorted(json.loads(results.pop(0)[0]))
     played = [{row["seq"]: row for row in map(json.loads, lines[:-1])} for lines in results]
     stats = [json.loads(lines[-1]) for lines in results]
     common = sorted(played[0].keys() & played[1].keys())
@@ -347,7 +348,7 @@ def plot(traces: list[Trace], file: str) -> None:
     for axes in list(grid.flat)[len(traces) :]:
         axes.axis("off")
     grid.flat[0].legend(fontsize="small")
-    FilePath(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
     print(f"\nwritten: {file}")
 
@@ -386,9 +387,11 @@ def main() -> int:
                 traces += over_quic
                 for line in compare(over_quic, judged=False):  # the machine stalls them, too
                     print(line, flush=True)
+            stop_relays()
             print("\nTwo players, 25±5 ms and 1 % loss, clocks 40 ppm apart, delay=0.1\n")
             for line in asyncio.run(two_players(options.quick)):
                 print(line, flush=True)
+            stop_relays()
     if options.plot:
         plot(traces, options.plot)
     for missed in MISSED:
