@@ -325,7 +325,7 @@ def plot(traces: list[Trace], file: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    columns = min(4, len(traces))
+    columns = min(3, len(traces))
     rows = math.ceil(len(traces) / columns)
     figure, grid = pyplot.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, layout="constrained")
     for axes, trace in zip(grid.flat, traces, strict=False):
@@ -342,7 +342,7 @@ def plot(traces: list[Trace], file: str) -> None:
         for (label, (share, delay)), style in zip(marks.items(), ("k*", "C1s", "C0o"), strict=True):
             axes.plot(delay - low / 1e3, max(1e-4, share), style, label=label)
         axes.axhline(LATE_GOAL, color="C3", linewidth=0.8, linestyle=":")
-        axes.set(title=trace.name, yscale="log", ylim=(1e-4, 1), xlabel="delay beyond the quickest frame, ms")
+        axes.set(title=trace.name, yscale="log", ylim=(7e-5, 1), xlabel="delay beyond the quickest frame, ms")
     for axes in grid[:, 0]:
         axes.set_ylabel("share of late frames")
     for axes in list(grid.flat)[len(traces) :]:
