@@ -62,16 +62,16 @@ async def test_a_client_follows_the_server_it_has_dialled() -> None:
         await ours.wait_synced(2.0)
         assert (ours.is_synced, ours.status) == (True, "synced")
         covered, worst, before = 0, 0, 0
-        for _ in range(300):
+        for _ in range(100):
             await anyio.sleep(0.7)
             now, truth, interval = ours.now_us(), theirs.now_us(), ours.interval()
             covered += interval.earliest_us <= truth <= interval.latest_us and abs(now - truth) <= ours.bound_us + 1
             assert now > before
             before, worst = now, max(worst, abs(now - truth))
-        assert covered == 300
+        assert covered == 100
         assert worst < 3_000
         assert abs(wrong_us(ours, theirs)) < 1_000
-        assert ours.drift_ppm == pytest.approx(40, abs=5)
+        assert ours.drift_ppm == pytest.approx(40, abs=15)
         assert ours.offset_us == pytest.approx(1_123_456_000 + 1_000 * 0.04, abs=50_000)
         assert 0 < ours.rtt_min_us < 20_000
         assert 0 <= ours.age_s < 10
@@ -180,9 +180,9 @@ async def step(change: Callable[[Machine, Machine], None]) -> tuple[list[int], C
     ours.on_step(steps.append).on_step(lambda delta: 1 // 0)
     async with nodes(theirs, ours):
         await ours.wait_synced()
-        await anyio.sleep(30)
+        await anyio.sleep(20)
         change(reference, follower)
-        await anyio.sleep(60)
+        await anyio.sleep(15)
         assert (ours.status, ours.stats()["steps"]) == ("synced", 1)
         assert abs(wrong_us(ours, theirs)) < 3_000
         interval = ours.interval()
@@ -211,12 +211,12 @@ async def test_between_sessions_the_clock_holds_over_and_then_goes_on() -> None:
     theirs, ours = reference.clock(), follower.clock()
     async with nodes(theirs, ours):
         await ours.wait_synced()
-        await anyio.sleep(60)
+        await anyio.sleep(20)
     bound = ours.bound_us
     assert (ours.status, ours.is_synced) == ("holdover", True)
     await anyio.sleep(100)
     assert ours.bound_us == pytest.approx(bound + 20_000, abs=200)
-    assert abs(wrong_us(ours, theirs)) < 2_000
+    assert abs(wrong_us(ours, theirs)) < 5_000  # the rate was measured for 20 s
     async with nodes(theirs, ours):
         await anyio.sleep(1)
         assert ours.status == "synced"
@@ -253,7 +253,7 @@ async def test_in_a_chain_the_bounds_add_up() -> None:
         assert not middle.is_synced
         await middle.wait_synced()
         await ours.wait_synced()
-        for _ in range(100):
+        for _ in range(30):
             await anyio.sleep(0.77)
             assert abs(wrong_us(ours, theirs)) <= ours.bound_us + 1
             interval = ours.interval()

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from echokernel import InvalidArgument
 from echokernel.addresses import parse_address
 
 __all__ = ["ClockSettings"]
@@ -43,7 +44,10 @@ class ClockSettings(BaseModel):
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
         if value is not None:
-            parse_address(value)
+            try:
+                parse_address(value)
+            except InvalidArgument as error:
+                raise ValueError(str(error)) from error
         return value
 
     @model_validator(mode="after")
