@@ -29,8 +29,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from echokernel import EchoClient, EchoServer, Session, StreamReceiver, Timestamped, stream
+import anyio
+
+from echokernel import Clock, EchoClient, EchoServer, Session, StreamReceiver, Timestamped, stream
 from echokernel_clocksync.delay import AdaptiveDelay
+from echokernel_clocksync.playout import Playout
 from echokernel_clocksync.playout_buffer import PlayoutBuffer
 
 FPS = 50
@@ -99,9 +102,9 @@ def ordered_stream(rng: random.Random, loss: float) -> Callable[[float], float]:
     return transit_ms
 
 
-async def measured(quick: bool) -> list[Trace]:
+async def measured() -> list[Trace]:
     """Over QUIC, 25±5 ms each way: what a receiver sees of a stream of 300-byte frames."""
-    seconds = 5 if quick else 25
+    seconds = 25
     wanted = [(delivery, loss) for loss in (0.02, 0.05) for delivery in ("datagram", "reliable")]
     traces = {
         f"{delivery}-{loss}": Trace(f"QUIC, {delivery}, {loss:.0%} loss", "stationary") for delivery, loss in wanted
@@ -129,7 +132,7 @@ async def measured(quick: bool) -> list[Trace]:
         asyncio.TaskGroup() as tasks,
     ):
         for delivery, loss in wanted:
-            url = await relayed(server.addresses[0].port, loss)
+            url = await asyncio.to_thread(relayed, server.addresses[0].port, loss)
             tasks.create_task(send(url, delivery, f"{delivery}-{loss}"))
     return list(traces.values())
 
@@ -206,6 +209,53 @@ def compare(traces: Iterable[Trace], *, judged: bool) -> Iterator[str]:
             f"| {trace.name} | {cell(oracle)} | {cell((late, delay))} | {ratio:.2f} | {cell(ewma(trace))} "
             f"| {fixed(trace, 60_000)[0]:.2%} | {fixed(trace, 100_000)[0]:.2%} | {'yes' if met else 'no'} |"
         )
+
+
+# --- timers ---------------------------------------------------------------------------------------------------------
+
+
+class Metronome:
+    """A stream in this process: a frame every 20 ms, stamped by the machine's clock."""
+
+    name = "metronome"
+
+    def __init__(self, frames: int) -> None:
+        self.left = frames
+
+    async def recv(self) -> Timestamped[bytes] | None:
+        if not self.left:
+            return None
+        await anyio.sleep(0.02)
+        self.left -= 1
+        return Timestamped(time.monotonic_ns() // 1000, -self.left & 0xFFFFFFFF, b"")
+
+    async def close(self) -> None:
+        self.left = 0
+
+
+class Monotonic(Clock):
+    is_synced = True
+
+    def now_us(self) -> int:
+        return time.monotonic_ns() // 1000
+
+
+def timers(quick: bool) -> Iterator[str]:
+    """How late frames are handed out when nothing else is to do: what the event loop's timers cost."""
+
+    async def lateness() -> list[float]:
+        async with Playout(Metronome(100 if quick else 500), Monotonic(), delay=0.0513) as frames:
+            return sorted([frame.lateness * 1e3 async for frame in frames])
+
+    yield "| loop | p50 | p95 | p99 | max |\n|---|---|---|---|---|"
+    for loop, module, options in (
+        ("asyncio", "asyncio", {}),
+        ("uvloop", "uvloop", {"use_uvloop": True}),
+        ("trio", "trio", {}),
+    ):
+        if is_there(module):
+            backend = "trio" if loop == "trio" else "asyncio"
+            yield f"| {loop} | {row(anyio.run(lateness, backend=backend, backend_options=options))} |"
 
 
 # --- two players ----------------------------------------------------------------------------------------------------
@@ -376,22 +426,22 @@ def main() -> int:
     print("Simulated, late frames @ mean delay\n")
     for line in compare(traces, judged=True):
         print(line, flush=True)
+    print("\nPlayed after its time, ms, with nothing else to do\n")
+    for line in timers(options.quick):
+        print(line, flush=True)
     if is_there("echokernel_quic", "echokernel_msgpack"):
-        with contextlib.ExitStack() as stack:
-            state = stack.enter_context(tempfile.TemporaryDirectory())
-            stack.enter_context(contextlib.chdir(state))
+        with tempfile.TemporaryDirectory() as state, contextlib.ExitStack() as stack:
+            stack.callback(stop_relays)
             os.environ["ECHOKERNEL_STATE_DIR"] = state
             if not options.quick:
                 print("\nMeasured over QUIC, 25±5 ms, late frames @ mean delay\n")
-                over_quic = asyncio.run(measured(options.quick))
+                over_quic = asyncio.run(measured())
                 traces += over_quic
                 for line in compare(over_quic, judged=False):  # the machine stalls them, too
                     print(line, flush=True)
-            stop_relays()
             print("\nTwo players, 25±5 ms and 1 % loss, clocks 40 ppm apart, delay=0.1\n")
             for line in asyncio.run(two_players(options.quick)):
                 print(line, flush=True)
-            stop_relays()
     if options.plot:
         plot(traces, options.plot)
     for missed in MISSED:

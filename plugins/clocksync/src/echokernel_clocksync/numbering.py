@@ -7,7 +7,7 @@ from typing import Final
 
 from echokernel_protocol.timestamped import MAX_U32
 
-REMEMBERED: Final = 4_096  # frames in which a duplicate is found: 80 s at 50 frames/s
+REMEMBERED: Final = 2_048  # frames in which a duplicate is found: twice what a buffer holds
 MAX_GAP: Final = 16_384  # frames; more than that were not lost between two frames, somebody counts anew
 OVERTAKEN: Final = 64  # frames; numbers that go back farther, with newer stamps, count anew
 NEWER_US: Final = 1_000_000  # microseconds; or whose stamp is that much newer
