@@ -39,6 +39,7 @@ from echokernel_clocksync.playout_buffer import PlayoutBuffer
 FPS = 50
 PERIOD_US = 1_000_000 // FPS
 LATE_GOAL, DELAY_GOAL, SKEW_GOAL_MS = 0.015, 1.5, 2.0
+QUIET_MS = 1.0  # by how much a bare sleep may be late, at the 99th percentile
 MISSED: list[str] = []
 RELAYS: list[subprocess.Popen[str]] = []
 
@@ -305,7 +306,8 @@ async def play(url: str, offset_ns: int, drift_ppm: float, seconds: float) -> No
 async def two_players(quick: bool) -> Iterator[str]:
     """Two processes with clocks that are minutes and 40 ppm apart, each behind 25±5 ms, one delay of 100 ms.
 
-    They may be 2 ms apart, and what the machine itself is late.
+    They may be 2 ms apart, 99 % of the time where the machine is quiet; on a busy one that holds for their clocks, and for
+    the players half of the time.
     """
     from echokernel import event
     from echokernel_clocksync import ClockSync
@@ -334,14 +336,23 @@ async def two_players(quick: bool) -> Iterator[str]:
     stats = [json.loads(lines[-1]) for lines in results]
     common = sorted(played[0].keys() & played[1].keys())
     skews = sorted(abs(played[0][seq]["ns"] - played[1][seq]["ns"]) / 1e6 for seq in common)
+    # the same without what timers and the machine were late: what the two clocks differ
+    clocks = sorted(
+        abs(played[0][seq]["ns"] - played[1][seq]["ns"] - (played[0][seq]["late_us"] - played[1][seq]["late_us"]) * 1e3)
+        / 1e6
+        for seq in common
+    )
     lateness = sorted(row["late_us"] / 1e3 for rows in played for row in rows.values())
-    if not skews or quantile(skews, 0.99) > SKEW_GOAL_MS + quantile(machine, 0.99):
-        MISSED.append(f"two players: p99 {quantile(skews, 0.99) if skews else math.nan:.2f} ms apart")
+    is_quiet = quantile(machine, 0.99) < QUIET_MS
+    for what, figures, share in (("by their clocks", clocks, 0.99), ("in all", skews, 0.99 if is_quiet else 0.5)):
+        if not figures or quantile(figures, share) > SKEW_GOAL_MS:
+            MISSED.append(f"two players: {quantile(figures, share):.2f} ms apart {what}, at {share}")
     late = sum(one["late"] for one in stats)
     return iter(
         [
             "| | p50 | p95 | p99 | max |\n|---|---|---|---|---|",
             f"| between the players, ms, {len(skews)} frames | {row(skews)} |",
+            f"| of that, their clocks | {row(clocks)} |",
             f"| played after its time, ms | {row(lateness)} |",
             f"| a bare time.sleep on this machine meanwhile: late, ms | {row(machine)} |",
             f"\nlate: {late} of {sum(one['received'] for one in stats)} frames",
@@ -359,6 +370,8 @@ def sleep_meanwhile(seconds: float) -> None:
 
 
 def quantile(ordered: list[float], share: float) -> float:
+    if not ordered:
+        return math.nan
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
