@@ -8,19 +8,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
 from echokernel import ClientBuilder, Clock, ClockUnavailable, InvalidArgument, OneWay, TimeInterval
 from echokernel_clocksync.follower import Follower
 from echokernel_clocksync.outward import Line, OutwardClock
+from echokernel_clocksync.playout import Playout
 from echokernel_clocksync.probes import ProbeSettings
 from echokernel_protocol.clock import ClockAnswer, ClockProbe, decode_clock
 from echokernel_protocol.errors import ProtocolViolation
 
 if TYPE_CHECKING:
-    from echokernel import ClockStatus, Session
+    from echokernel import ClockStatus, Session, StreamReceiver
 
 logger = logging.getLogger("echokernel.clocksync")
 Builder = TypeVar("Builder")
@@ -323,6 +324,10 @@ class ClockSync(Clock):
             self._ended += 1
             self._tell()
 
+    def playout(self, stream: StreamReceiver, **options: Any) -> Playout:
+        """Play ``stream`` by this clock: what ``stream.playout(…)`` calls. :class:`Playout` has the options."""
+        return Playout(stream, self, monotonic_ns=self._now, **options)
+
     async def _ask(self, session: Session) -> None:
         now = self._now()
         follower = self._follower
@@ -340,7 +345,9 @@ class ClockSync(Clock):
             follower.pass_time(now)
             if unsettled and follower.settled:
                 self._steer(follower, now, jump=False)
-            if not follower.settled and not plan.burst_left:  # it is, once the answers still on their way had their time
+            if (
+                not follower.settled and not plan.burst_left
+            ):  # it is, once the answers still on their way had their time
                 now = min(plan.due, plan.asked_last + follower.patience)
             else:
                 now = plan.due
@@ -449,4 +456,6 @@ class ClockSync(Clock):
         return f"the clock is not synchronised yet: {answers} answers from {session.peer_addr}"
 
 
-REMEDY = "give it one: pip install 'echokernel[clocksync]' and .plugin(ClockSync()), or [service.clock] use = \"clocksync\""
+REMEDY = (
+    "give it one: pip install 'echokernel[clocksync]' and .plugin(ClockSync()), or [service.clock] use = \"clocksync\""
+)
