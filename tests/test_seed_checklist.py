@@ -101,7 +101,7 @@ def test_settings_have_the_prefix_with() -> None:
     The seed's own node builders do not use it, and neither do ours: they have nouns, ``add_*`` and ``on_*``, and nothing else.
     """
     changing = [name for name, method in methods(ServiceInfo) if "ServiceInfo" in str(inspect.signature(method))]
-    assert changing == ["with_port", "with_property"]
+    assert changing == ["with_addresses", "with_port", "with_property"]
     for builder in BUILDERS:
         others = {name for name, _ in methods(builder)} - NOUNS - {"build", "connect"}
         assert all(name.startswith(("add_", "remove_", "on_")) for name in others), others
@@ -134,7 +134,7 @@ WAITS = {
     echokernel.StreamReceiver: "recv close",
     StreamingCall: "send finish result",
     echokernel.ServerContext: "broadcast",
-    echokernel.Discovery: "advertise discover",
+    echokernel.Discovery: "discover",  # advertise returns an Advertising: awaitable, and ``async with``
     echokernel.Transport: "listen connect",
     echokernel.Listener: "accept close",
     echokernel.Connection: (
@@ -264,6 +264,7 @@ def test_guards_are_async_context_managers() -> None:
         StreamSender,
         StreamingCall,
         Advertiser,
+        echokernel.Advertising,
     ):  # EchoClient.connect() is a Connecting
         assert hasattr(guard, "__aenter__") and hasattr(guard, "__aexit__"), guard
     closing = {

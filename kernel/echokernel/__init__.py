@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from echokernel.calling import Caller
     from echokernel.client import ClientBuilder, ClientPlugin, EchoClient
     from echokernel.context import ClientContext, ServerContext
-    from echokernel.discovery import Advertiser, Discovery, ServiceInfo
+    from echokernel.discovery import Advertiser, Advertising, Discovery, ServiceEvent, ServiceInfo
     from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.errors import (
         ConfigError,
@@ -78,6 +78,7 @@ __all__ = [
     "U128",
     "Address",
     "Advertiser",
+    "Advertising",
     "BroadcastPolicy",
     "Caller",
     "Char",
@@ -127,6 +128,7 @@ __all__ = [
     "ServerBuilder",
     "ServerContext",
     "ServerPlugin",
+    "ServiceEvent",
     "ServiceInfo",
     "Session",
     "SessionId",
@@ -157,7 +159,7 @@ _MODULES = {
     "echokernel.calling": "Caller",
     "echokernel.client": "ClientBuilder ClientPlugin EchoClient",
     "echokernel.context": "ClientContext ServerContext",
-    "echokernel.discovery": "Advertiser Discovery ServiceInfo",
+    "echokernel.discovery": "Advertiser Advertising Discovery ServiceEvent ServiceInfo",
     "echokernel.engine.broadcast": "BroadcastPolicy",
     "echokernel.errors": (
         "ConfigError ConnectionClosed EchoError HandlerError InvalidArgument MethodNotFound OutcomeUnknown Overloaded "

@@ -16,6 +16,7 @@ import pytest
 from echokernel import (
     Address,
     Advertiser,
+    Advertising,
     ClientBuilder,
     ClientContext,
     ConfigError,
@@ -108,7 +109,10 @@ class Nothing(Discovery):
     def __init__(self) -> None:
         self.there: list[ServiceInfo] = []
 
-    async def advertise(self, service: ServiceInfo) -> Advertiser:
+    def advertise(self, service: ServiceInfo) -> Advertising:
+        return Advertising(lambda: self._advertise(service))
+
+    async def _advertise(self, service: ServiceInfo) -> Advertiser:
         self.there.append(service)
         return Withdrawing(self, service)
 
@@ -549,11 +553,18 @@ async def test_row_discovery() -> None:
         None,
     )
     async with await discovery.advertise(info):
+        assert discovery.there == [info]
+    async with discovery.advertise(info) as advertising:
+        assert advertising.service == info
         assert await discovery.discover("echo-server", timeout=3) == [info]
         assert [found async for found in discovery.discover_stream("echo-server")] == [info]
         assert [each.kind async for each in discovery.discover_events("echo-server")] == ["appeared", "gone"]
     assert await discovery.discover("echo-server") == []
-    advertiser = await discovery.advertise(info)
+    discovery.suspect(info)
+    begun = discovery.advertise(info)
+    advertiser = await begun
+    with pytest.raises(RuntimeError, match="used already"):
+        await begun
     await advertiser.stop()
     await advertiser.stop()
     assert discovery.there == []
