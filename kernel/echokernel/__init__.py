@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from echokernel.addresses import Address
     from echokernel.calling import Caller
     from echokernel.client import ClientBuilder, ClientPlugin, EchoClient
+    from echokernel.clock import Clock, OneWay, Playout, TimeInterval
     from echokernel.context import ClientContext, ServerContext
     from echokernel.discovery import Advertiser, Advertising, Discovery, ServiceEvent, ServiceInfo
     from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.errors import (
+        ClockUnavailable,
         ConfigError,
         ConnectionClosed,
         EchoError,
@@ -85,6 +87,8 @@ __all__ = [
     "ClientBuilder",
     "ClientContext",
     "ClientPlugin",
+    "Clock",
+    "ClockUnavailable",
     "Codec",
     "ConfigError",
     "Connection",
@@ -109,10 +113,12 @@ __all__ = [
     "MethodKind",
     "MethodNotFound",
     "Middleware",
+    "OneWay",
     "OutcomeUnknown",
     "Overloaded",
     "PeerIdentity",
     "PermissionDenied",
+    "Playout",
     "PluginDescription",
     "PluginError",
     "ProtocolError",
@@ -140,6 +146,7 @@ __all__ = [
     "StreamSender",
     "StreamStopped",
     "StreamingCall",
+    "TimeInterval",
     "Timestamped",
     "Transport",
     "TransportError",
@@ -158,12 +165,13 @@ _MODULES = {
     "echokernel.addresses": "Address",
     "echokernel.calling": "Caller",
     "echokernel.client": "ClientBuilder ClientPlugin EchoClient",
+    "echokernel.clock": "Clock OneWay Playout TimeInterval",
     "echokernel.context": "ClientContext ServerContext",
     "echokernel.discovery": "Advertiser Advertising Discovery ServiceEvent ServiceInfo",
     "echokernel.engine.broadcast": "BroadcastPolicy",
     "echokernel.errors": (
-        "ConfigError ConnectionClosed EchoError HandlerError InvalidArgument MethodNotFound OutcomeUnknown Overloaded "
-        "PermissionDenied PluginError ProtocolError RequestCancelled RequestTimeout SerializationError StreamClosed "
+        "ClockUnavailable ConfigError ConnectionClosed EchoError HandlerError InvalidArgument MethodNotFound OutcomeUnknown "
+        "Overloaded PermissionDenied PluginError ProtocolError RequestCancelled RequestTimeout SerializationError StreamClosed "
         "StreamReset StreamStopped TransportError Unauthenticated"
     ),
     "echokernel.flows": "StreamReceiver StreamSender",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from echokernel.addresses import Address, parse_address
+from echokernel.addresses import DEFAULT_SCHEME, NO_PORT, Address, parse_address
 from echokernel.calling import CallOptions, TypedCalls
 from echokernel.context import ClientContext
 from echokernel.engine.flow_options import BUFFER_FRAMES
@@ -25,6 +25,7 @@ from echokernel_protocol.codes import Code
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from echokernel.clock import Clock
     from echokernel.discovery import Discovery
     from echokernel.flows import Delivery, OnFull, StreamSender
     from echokernel.middleware import Middleware
@@ -100,7 +101,7 @@ class ClientBuilder(HandlerOwner):
         return self
 
     def discovery(self, discovery: Discovery) -> ClientBuilder:
-        """Keep a way to find servers in ``discoveries``; nothing is looked up by itself."""
+        """Find servers this way where the address has its scheme; else it is only kept in ``discoveries``."""
         self.discoveries.append(discovery)
         return self
 
@@ -122,6 +123,11 @@ class ClientBuilder(HandlerOwner):
     def limits(self, limits: Limits) -> ClientBuilder:
         """Other bounds than the defaults."""
         self._node.limits = limits
+        return self
+
+    def clock(self, clock: Clock) -> ClientBuilder:
+        """The clock that stamps this node's streams; it may follow the server's."""
+        self._node.context.clock = clock
         return self
 
     def plugin(self, plugin: ClientPlugin | object) -> ClientBuilder:
@@ -174,14 +180,18 @@ class ClientBuilder(HandlerOwner):
         Raises InvalidArgument for what is no address, PluginError without a plugin for its scheme; when awaited or entered
         TransportError, Unauthenticated, ProtocolError, RequestTimeout.
         """
-        where = parse_address(address)
+        where = parse_address(address, named=True)
         self._settings.update(settings)
         node = self._node
         registry = None
+        finder = next((each for each in self.discoveries if each.scheme == where.scheme), None)
+        dials = "" if self._transport is not None else DEFAULT_SCHEME
         if self._transport is None or not self._serializers or self._plugins:
             from echokernel.loader import load_for_library, make_transport
 
             scheme = where.scheme if self._transport is None else None
+            if finder is not None and scheme is not None:
+                scheme = DEFAULT_SCHEME
             registry = load_for_library(scheme, self._plugins, need_serializer=not self._serializers)
             node.about.plugins = registry.plugins
             for entry in registry.handlers:
@@ -189,11 +199,18 @@ class ClientBuilder(HandlerOwner):
             if not self._serializers:
                 self._serializers = [entry.value for entry in registry.serializers.values()]
             if self._transport is None:
-                self._transport = make_transport(registry, where.scheme, listening=False, settings=self._settings)
+                assert scheme is not None
+                self._transport = make_transport(registry, scheme, listening=False, settings=self._settings)
         elif self._settings:
             raise InvalidArgument(
                 "settings are for the transport of the URL's scheme; this client was given a transport"
             )
+        if finder is not None:
+            from echokernel.engine.finding import FindingTransport, pins_in
+
+            self._transport = FindingTransport(finder, self._transport, dials, pins_in(self._settings))
+        if where.port == NO_PORT and not self._transport.takes_names:
+            parse_address(str(where))  # says what was wanted
         node.serializers = tuple(self._serializers)
         node.middleware = tuple(self._middleware)
         node.on_connect = tuple(self._on_connect)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from echokernel.clock import SYSTEM_CLOCK
 from echokernel.engine.broadcast import Broadcasts
 from echokernel.engine.groups import Groups
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from echokernel.clock import Clock
     from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.session import Session
+    from echokernel.transport import Listener
 
 __all__ = ["ClientContext", "ServerContext", "Store"]
 
@@ -37,6 +40,15 @@ class Store:
 
 class ServerContext(Store):
     """A server's data, its sessions and their groups."""
+
+    clock: Clock = SYSTEM_CLOCK
+    """What stamps the streams of this node: the machine's own clock without a clock plugin."""
+    name: str = ""
+    """The node's name."""
+    boot: str = ""
+    """A random text that changes with every start of the node."""
+    listeners: Sequence[Listener] = ()
+    """Where the server listens; empty while it does not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,6 +116,8 @@ class ClientContext(Store):
 
     session: Session | None = None
     """The session with the server; None before it is connected."""
+    clock: Clock = SYSTEM_CLOCK
+    """What stamps the streams of this node: the machine's own clock without a clock plugin."""
 
     def stats(self) -> Mapping[str, int | float]:
         """Return the session's counters."""

@@ -116,6 +116,9 @@ class Advertising:
 class Discovery(ABC):
     """Makes services visible and finds them."""
 
+    scheme: str = ""
+    """Of URLs that name what it finds, ``mdns://echo-server``: a client whose builder got it connects to those."""
+
     @abstractmethod
     def advertise(self, service: ServiceInfo) -> Advertising:
         """Make ``service`` visible: ``await`` it for an Advertiser, or ``async with``; others can see it then."""

@@ -19,6 +19,7 @@
     │       └── StreamClosed       this stream is over; the connection may go on
     │           ├── StreamReset    the peer gave up sending
     │           └── StreamStopped  the peer gave up receiving
+    ├── ClockUnavailable      there is no shared time
     ├── ConfigError           the configuration is wrong
     └── PluginError           a plugin is missing, broken or in conflict
 """
@@ -183,6 +184,12 @@ class StreamStopped(StreamClosed):
 
     def __init__(self, code: int) -> None:
         super().__init__(f"the peer stopped reading the stream ({code_name(code)})", code=code, by_peer=True)
+
+
+class ClockUnavailable(EchoError):
+    """There is no shared time: no clock plugin here, or none at the peer, or it is not synchronised yet."""
+
+    default_code = Code.FAILED_PRECONDITION
 
 
 class ConfigError(EchoError):

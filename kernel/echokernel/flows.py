@@ -6,12 +6,12 @@ The classes here carry a flow on one reliable stream. What else there is (:mod:`
 
 from __future__ import annotations
 
-import time
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
+from echokernel.clock import SYSTEM_CLOCK
 from echokernel.errors import (
     EchoError,
     InvalidArgument,
@@ -24,13 +24,14 @@ from echokernel.errors import (
 )
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ErrorInfo, ProtocolViolation
-from echokernel_protocol.frames import FRAME_OVERHEAD, NAMELESS, FrameDecoder, MessageType, encode_frame
+from echokernel_protocol.frames import FRAME_OVERHEAD, FrameDecoder, MessageType
 from echokernel_protocol.postcard import MAX_U64
-from echokernel_protocol.timestamped import MAX_U32, Timestamped, decode_timestamped, encode_timestamped
+from echokernel_protocol.timestamped import MAX_U32, Timestamped, decode_data, encode_data_frame
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from echokernel.clock import Playout
     from echokernel.engine.flow_table import Flows
     from echokernel.session import Session
     from echokernel.tasks import Future
@@ -65,6 +66,8 @@ class StreamSender:
         self._error: EchoError | None = None
         self._told: Future[None] | None = None
         self._limit = session.peer.max_frame
+        self._clock = session._node.context.clock
+        self._marks = self._clock is not SYSTEM_CLOCK  # else the open has said it of all frames
 
     @property
     def max_frame(self) -> int:
@@ -83,21 +86,25 @@ class StreamSender:
         }
 
     async def send(self, data: bytes) -> None:
-        """Send one frame, stamped with the time of now.
+        """Send one frame, stamped with the time of now: that of the node's clock, ``context.clock``.
 
         Waits while the receiver is more than a buffer behind, unless ``on_full`` says otherwise; a datagram never waits for
         the receiver. Raises StreamStopped when the receiver wants no more, MethodNotFound or another error when it refused
         the stream, ConnectionClosed, InvalidArgument for more than :attr:`max_frame`, Overloaded for a full buffer with
         ``on_full="error"``. Cancelled while waiting, nothing was sent.
         """
-        await self.send_timestamped(Timestamped(time.time_ns() // 1000, self._seq, data))
+        await self.send_timestamped(self._stamped(data))
+
+    def _stamped(self, data: bytes) -> Timestamped[bytes]:
+        clock = self._clock
+        return Timestamped(clock.now_us(), self._seq, data, clock.is_synced)
 
     async def send_timestamped(self, frame: Timestamped[bytes]) -> None:
-        """Send one frame with a stamp of your own. Waits and raises as :meth:`send` does."""
-        payload = self._encode(frame)
+        """Send one frame with a stamp of your own, in shared time unless it says not. Waits and raises as :meth:`send`."""
+        encoded = self._encode(frame)
         assert self._carrier is not None
         try:
-            await self._carrier.write(encode_frame(MessageType.STREAM, self.id, NAMELESS[0], payload))
+            await self._carrier.write(encoded)
         except StreamStopped as error:
             await self._hear_reason()
             raise self._error or error from None
@@ -116,6 +123,7 @@ class StreamSender:
             raise InvalidArgument(f"stream {self.name!r} is finished; create another one")
 
     def _encode(self, frame: Timestamped[bytes]) -> bytes:
+        """Return the data frame, with its length before it."""
         self._check()
         if not 0 <= frame.wall_time <= MAX_U64 or not 0 <= frame.seq <= MAX_U32:
             raise InvalidArgument(
@@ -126,7 +134,8 @@ class StreamSender:
             raise InvalidArgument(
                 f"stream {self.name!r}: a frame of {len(data):,} bytes; the peer takes {self._limit:,}. Send it in parts."
             )
-        return encode_timestamped(frame.wall_time, frame.seq, data)
+        synced = frame.synced or not self._marks
+        return encode_data_frame(self.id, frame.wall_time, frame.seq, data, synced)
 
     async def finish(self) -> None:
         """Say that this was all. Does not wait for the receiver; frames in the buffer are still sent. A second call does
@@ -215,6 +224,7 @@ class StreamReceiver:
         """What the sender said of the stream when it opened it."""
         self._session = session
         self._flows = flows
+        self._synced = True
         self._recv: RecvStream | None = None
         self._decoder = FrameDecoder(session.limits.max_frame + FRAME_OVERHEAD)
         self._ready: list[Timestamped[bytes]] = []  # in reverse: the next one is the last
@@ -281,9 +291,9 @@ class StreamReceiver:
         try:
             frames = []
             for message_type, flow_id, method, flags, payload in self._decoder.feed(data):
-                if message_type != MessageType.STREAM or flow_id != self.id or method or flags:
+                if message_type != MessageType.STREAM or flow_id != self.id or method:
                     raise ProtocolViolation(f"something other than its data on the stream {self.name!r}")
-                frames.append(decode_timestamped(payload))
+                frames.append(decode_data(flags, payload, self._synced))
         except ProtocolViolation as error:
             self._recv.stop(error.code)
             self._session._violated(error)
@@ -292,6 +302,14 @@ class StreamReceiver:
         self._received += len(frames)
         frames.reverse()
         self._ready = frames
+
+    def playout(self, **options: Any) -> Playout:
+        """Return the frames when their time has come: ``async with stream.playout(delay=0.1) as frames``, ``async for``.
+
+        A clock plugin does it, with options of its own: ``delay`` in seconds after the stamp, for instance. Raises
+        ClockUnavailable on a node without one.
+        """
+        return self._session._node.context.clock.playout(self, **options)  # type: ignore[no-any-return]
 
     async def close(self) -> None:
         """Want no more: the sender gets StreamStopped. Nothing happens after the end, or a second time."""

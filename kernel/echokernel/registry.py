@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from echokernel.context import ServerContext
     from echokernel.discovery import Discovery
     from echokernel.handlers import EventHandler, RpcHandler, StreamHandler
     from echokernel.middleware import Middleware
@@ -37,11 +38,16 @@ class Authenticator(Protocol):
 
 
 class Service(Protocol):
-    """Something that runs beside a node: a router, an advertiser, a clock."""
+    """Something that runs beside a server: a router, an advertiser, a clock.
 
-    async def start(self) -> None: ...
+    One that is also a :class:`~echokernel.clock.Clock` becomes the server's clock.
+    """
 
-    async def stop(self) -> None: ...
+    async def start(self, context: ServerContext) -> None:
+        """Begin; the server listens, and accepts nobody yet. An exception keeps it from starting."""
+
+    async def stop(self) -> None:
+        """End, within 5 s. The sessions are closed already."""
 
 
 class Command(Protocol):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from echokernel.addresses import Address, parse_address
+from echokernel.clock import Clock
 from echokernel.context import ServerContext
 from echokernel.engine.hello import accept_session
 from echokernel.engine.node import Callback, Node
@@ -137,8 +138,15 @@ class ServerBuilder(HandlerOwner):
         return self
 
     def service(self, service: Service) -> ServerBuilder:
-        """Run a service beside the server."""
+        """Run a service beside the server; one that is a :class:`~echokernel.clock.Clock` becomes its clock."""
         self._services.append(service)
+        if isinstance(service, Clock):
+            self.clock(service)
+        return self
+
+    def clock(self, clock: Clock) -> ServerBuilder:
+        """The clock that stamps this node's streams, and that others may ask."""
+        self._node.context.clock = clock
         return self
 
     def limits(self, limits: Limits) -> ServerBuilder:
@@ -329,8 +337,11 @@ class EchoServer(HandlerOwner):
             listener = await binding.transport.listen(binding.address, tasks)
             self._listeners.append(listener)
             logger.debug("listening on %s", listener.address)
+        context = self.context()
+        context.name, context.boot = self._node.name, self._node.boot
+        context.listeners = tuple(self._listeners)
         for service in self._services:
-            await service.start()
+            await service.start(context)
             self._started_services.append(service)
         for callback in self._on_start:
             await _call(callback, self.context())
@@ -419,6 +430,7 @@ class EchoServer(HandlerOwner):
             except Exception as error:
                 logger.error("a service failed to stop: %s", type(error).__name__, exc_info=error)
         self._listeners = []
+        self.context().listeners = ()
 
 
 async def _call(callback: Callback, argument: Any) -> None:

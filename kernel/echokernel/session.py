@@ -19,12 +19,14 @@ import anyio.lowlevel
 
 from echokernel import introspection
 from echokernel.calling import CallOptions, TypedCalls
+from echokernel.clock import SYSTEM_CLOCK
 from echokernel.context import ClientContext, ServerContext, Store
 from echokernel.engine import inherited
 from echokernel.engine.backlog import Backlog
 from echokernel.engine.bodies import Bodies
 from echokernel.engine.broadcast import Broadcasts
 from echokernel.engine.calls import Calls
+from echokernel.engine.clock_frames import ClockFrames
 from echokernel.engine.codecs import Codecs, own_head
 from echokernel.engine.datagrams import Datagrams
 from echokernel.engine.early import Early, explain_close
@@ -47,11 +49,13 @@ from echokernel.errors import (
 from echokernel.middleware import compose_outgoing, compose_sessions
 from echokernel.tasks import open_tasks
 from echokernel_protocol.channel import Announced, Phase, Received
+from echokernel_protocol.clock import CLOCK_FEATURE
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
 from echokernel_protocol.frames import Flags, Frame, Header, MessageType
 from echokernel_protocol.link import GoAway
 from echokernel_protocol.streams import StreamKind, UnknownKind
+from echokernel_protocol.timestamped import UNSYNCED
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -217,6 +221,7 @@ class Session(TypedCalls, Store):
             "unknown_events": self._serving.unknown_events,
             "unknown_methods": self._serving.unknown_methods,
             **self._calls.backlog.stats(),
+            "clock_dropped": self._clock_frames.dropped,
             **transport,
             **datagrams,
             "datagrams_dropped": datagrams["datagrams_dropped"] + transport.get("datagrams_dropped", 0),
@@ -393,7 +398,9 @@ class Session(TypedCalls, Store):
     async def _open_flow(self, name: str, options: FlowOptions, metadata: Mapping[str, str] | None) -> StreamSender:
         if self._early is not None:
             await self._early.over()
-        entries = encode_metadata(name, metadata, options.entries())
+        clock = self._node.context.clock
+        kernel = options.entries() if clock is not SYSTEM_CLOCK else {UNSYNCED: "", **options.entries()}
+        entries = encode_metadata(name, metadata, kernel)
         head = own_head(self._codecs, name)[:-1] + (b"\x08" if entries else b"\x00")
         if self._calls.stopped is not None:
             raise self._calls.stopped.with_traceback(None)
@@ -433,6 +440,18 @@ class Session(TypedCalls, Store):
             raise RequestTimeout(f"no answer to a ping within {timeout:g} s") from None
         finally:
             self._pings.pop(number, None)
+
+    @property
+    def answers_clock(self) -> bool:
+        """Whether the peer has a clock that answers probes."""
+        return CLOCK_FEATURE in self.peer.features
+
+    def send_clock(self, payload: bytes) -> bool:
+        """Send a ``$clock`` now: see :mod:`echokernel_protocol.clock`. For clocks; never waits.
+
+        Returns False where nothing was sent: the connection is over, or too much waits before it.
+        """
+        return self.closed is None and self._clock_frames.send(payload)
 
     async def close(self, code: int = Code.OK, reason: str = "") -> None:
         """End the session: what was sent before still arrives, what waits fails. Never raises; once is enough."""
@@ -485,7 +504,10 @@ class Session(TypedCalls, Store):
             self._serving = Serving(self, link, self._bodies, methods, self._node.middleware, self.peer, tasks)
             self._served = ServedCalls(self, link, methods, self._node.middleware, tasks)
             self._flows = Flows(self, link, methods.streams, tasks, self._node.middleware)
-            self._datagrams = Datagrams(self._connection, self._codecs, self._calls, self._serving, self._flows)
+            self._clock_frames = ClockFrames(self, link, tasks)
+            self._datagrams = Datagrams(
+                self._connection, self._codecs, self._calls, self._serving, self._flows, self._clock_frames
+            )
             if self._early is not None:
                 self._calls.early = True
                 tasks.start(self._early.watch, name="session early")
@@ -603,6 +625,8 @@ class Session(TypedCalls, Store):
             self._link.wake()
         if channel.positions:
             self._flows.on_positions(channel.take_positions())
+        for payload in channel.take_clocks():
+            self._clock_frames.take(payload)
         for number in channel.take_pongs():
             future = self._pings.get(number)
             if future is not None and not future.done():
@@ -687,6 +711,8 @@ class Session(TypedCalls, Store):
         self._until_connected.clear()
         if self._connection.max_datagram:  # they wait in the transport until now
             self._tasks.start(self._datagrams.run, name="session datagrams")
+        if isinstance(context := self._node.context, ClientContext) and context.clock is not SYSTEM_CLOCK:
+            self._tasks.start(context.clock.follow, self, name="clock")
 
     async def _tell_disconnected(self) -> None:
         if self._early is not None:

@@ -237,6 +237,9 @@ class Listener(ABC):
 class Transport(ABC):
     """Makes connections for one URL scheme. Construction opens nothing."""
 
+    takes_names = False
+    """Whether addresses are names without a port, which it finds."""
+
     @property
     def authenticates_peers(self) -> bool:
         """Whether every peer it accepts has proved who it is (client certificates against a CA or pins)."""

@@ -162,6 +162,7 @@ class Channel:
         self._ack_at: float | None = None
         self._ack_due = False
         self._pings: deque[int] = deque()
+        self._clocks: list[bytes] = []
         # positions of flows, both ways: what their receivers have taken
         self._taken: list[tuple[int, int]] = []
         self.positions: list[tuple[int, int]] = []
@@ -410,6 +411,8 @@ class Channel:
             if self.goaway is not None and goaway.last > self.goaway.last:
                 raise ProtocolViolation("a $goaway that takes back an earlier one")
             self.goaway = goaway
+        elif method == CLOCK and message_type == _EVENT and not flags:
+            self._clocks.append(payload)
         elif method == HELLO:
             raise ProtocolViolation("a second hello")
         elif method in LINK_FRAMES and method != CLOCK:
@@ -427,6 +430,18 @@ class Channel:
         pongs = list(self._pings)
         self._pings.clear()
         return pongs
+
+    def clock(self, payload: bytes) -> bool:
+        """Put in a ``$clock`` frame; False where too many frames wait: late, it would be worth nothing."""
+        if len(self._link) >= MAX_PONGS:
+            return False
+        self._link.append(_link_frame(_EVENT, CLOCK, payload, 0))
+        return True
+
+    def take_clocks(self) -> list[bytes]:
+        """Return the payloads of the ``$clock`` frames that came since the last call."""
+        clocks, self._clocks = self._clocks, []
+        return clocks
 
     def go_away(self, goaway: GoAway) -> None:
         """Tell the other end that ids above ``goaway.last`` are never run; from now on they are dropped."""

@@ -218,11 +218,15 @@ def test_random_bytes_cost_a_counter(data: bytes) -> None:
             assert method and not flags & ~0x30
             return True
 
-        def take_datagram(self, flow_id: int, payload: bytes) -> object:
+        def take_datagram(self, flow_id: int, flags: int, payload: bytes) -> object:
+            assert flags in (0, 8)
             assert 0 <= flow_id < 1 << 53
             return None
 
-    datagrams = Datagrams(None, None, None, Sink(), Sink())  # type: ignore[arg-type]
+        def take(self, payload: bytes) -> None:
+            assert len(payload) < len(data)
+
+    datagrams = Datagrams(None, None, None, Sink(), Sink(), Sink())  # type: ignore[arg-type]
     datagrams.take(data)
     assert datagrams.received == 1
     assert datagrams.bad in (0, 1)

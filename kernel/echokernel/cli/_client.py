@@ -21,7 +21,7 @@ logger = logging.getLogger("echokernel.cli")
 
 def add_client_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the URL and how to trust it."""
-    parser.add_argument("url", metavar="URL", help="quic://HOST:PORT, or HOST:PORT")
+    parser.add_argument("url", metavar="URL", help="quic://HOST:PORT, or HOST:PORT; mdns://NAME, if that plugin is installed")
     add_trust_arguments(parser)
 
 
@@ -83,7 +83,7 @@ def with_client(
 
     configure_logging("debug" if arguments.verbose else "warning")
     try:
-        address = parse_address(arguments.url)
+        address = parse_address(arguments.url, named=True)
         builder = _builder(arguments, address)
         if extend is not None:
             extend(builder)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from echokernel.addresses import Address, parse_address
+from echokernel.addresses import DEFAULT_SCHEME, NO_PORT, Address, parse_address
 from echokernel.config._models import validate
 from echokernel.config._parts import ConnectConfig, ListenConfig, PartConfig
 from echokernel.config._plugins import load_named
@@ -178,16 +178,19 @@ class Checker:
         if not isinstance(url, str) or (*path, "url") in self._document.unresolved:
             return kernel, None, None
         try:
-            address = parse_address(url)
+            address = parse_address(url, named=model is ConnectSettings)
+            if address.port == NO_PORT and address.scheme not in self._registry.discoveries:
+                parse_address(url)  # says what was wanted
         except InvalidArgument as error:
             self._document.problem("value", (*path, "url"), f"{dotted((*path, 'url'))}: {error}")
             return kernel, None, None
-        transport = self._registered("transport", self._registry.transports, address.scheme, (*path, "url"))
+        scheme = DEFAULT_SCHEME if address.port == NO_PORT else address.scheme  # with that it is dialled when it is found
+        transport = self._registered("transport", self._registry.transports, scheme, (*path, "url"))
         if transport is None:
             return kernel, None, None
         theirs = {key: value for key, value in values.items() if key not in keys}
         wanted = transport.listen_settings if model is ListenSettings else transport.connect_settings
-        settings = validate(self._document, path, wanted, theirs, owner=f"transport {address.scheme!r}", also=keys)
+        settings = validate(self._document, path, wanted, theirs, owner=f"transport {scheme!r}", also=keys)
         if settings is not None:
             self.models.append((path, settings))
         return kernel, address, settings

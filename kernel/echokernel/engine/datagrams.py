@@ -11,12 +11,14 @@ from echokernel.engine.codecs import own_head
 from echokernel.engine.flow_table import Fate
 from echokernel.errors import ConnectionClosed, InvalidArgument
 from echokernel_protocol.errors import ProtocolViolation
-from echokernel_protocol.frames import SLOT_MASK, Frame, Header, MessageType, decode_frame, encode_frame
+from echokernel_protocol.frames import SLOT_MASK, Flags, Frame, Header, MessageType, decode_frame, encode_frame
+from echokernel_protocol.link import CLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from echokernel.engine.calls import Calls
+    from echokernel.engine.clock_frames import ClockFrames
     from echokernel.engine.codecs import Codecs
     from echokernel.engine.flow_table import Flows
     from echokernel.engine.serving import Serving
@@ -26,6 +28,7 @@ PACE = 16  # datagrams sent before others run: a transport sends about as many a
 READ_BEFORE_YIELD = 64  # datagrams taken in one go: about 0.5 ms
 
 _EVENT, _STREAM = int(MessageType.EVENT), int(MessageType.STREAM)
+_METADATA = int(Flags.METADATA)
 
 __all__ = ["Datagrams", "drop_waiting"]
 
@@ -35,6 +38,7 @@ class Datagrams:
 
     __slots__ = (
         "_calls",
+        "_clock",
         "_codecs",
         "_connection",
         "_flows",
@@ -47,12 +51,15 @@ class Datagrams:
         "sent",
     )
 
-    def __init__(self, connection: Connection, codecs: Codecs, calls: Calls, serving: Serving, flows: Flows) -> None:
+    def __init__(
+        self, connection: Connection, codecs: Codecs, calls: Calls, serving: Serving, flows: Flows, clock: ClockFrames
+    ) -> None:
         self._connection = connection
         self._codecs = codecs
         self._calls = calls
         self._serving = serving
         self._flows = flows
+        self._clock = clock
         self._names: dict[bytes, str] = {}
         self._put_since_yield = 0
         self.sent = 0
@@ -150,10 +157,13 @@ class Datagrams:
             return
         fate = Fate.BAD
         if message_type == _EVENT:
+            if method == CLOCK and not request_id and not flags:
+                self._clock.take(payload)
+                return
             if method and not request_id and not flags & ~SLOT_MASK:
                 fate = Fate.TAKEN if self._serving.on_datagram(method, flags, payload) else Fate.DROPPED
-        elif message_type == _STREAM and not method and not flags:
-            fate = self._flows.take_datagram(request_id, payload)
+        elif message_type == _STREAM and not method and not flags & ~_METADATA:
+            fate = self._flows.take_datagram(request_id, flags, payload)
         if fate is Fate.BAD:
             self.bad += 1
         elif fate is Fate.DROPPED:

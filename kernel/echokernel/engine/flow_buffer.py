@@ -5,7 +5,6 @@ What is in the transport's own buffers cannot be dropped any more when it gets o
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
@@ -63,11 +62,11 @@ class BufferedSender(StreamSender):
         await self._put(frame, frame.data)
 
     async def _put(self, frame: Timestamped[bytes] | None, data: bytes) -> None:
-        payload = self._encode(frame or Timestamped(time.time_ns() // 1000, self._seq, data))
+        payload = self._encode(frame or self._stamped(data))
         if not self._fits(len(payload)):
             wanted = await self._make_room(len(payload))
             if frame is None:  # others may have sent while this one waited
-                payload = self._encode(Timestamped(time.time_ns() // 1000, self._seq, data))
+                payload = self._encode(self._stamped(data))
             self._seq = ((self._seq if frame is None else frame.seq) + 1) & MAX_U32
             if not wanted:
                 return

@@ -18,7 +18,7 @@ from echokernel_protocol.channel import ALL_POSITIONS
 from echokernel_protocol.codes import Code
 from echokernel_protocol.errors import ProtocolViolation
 from echokernel_protocol.frames import FRAME_OVERHEAD, MessageType, decode_frame
-from echokernel_protocol.timestamped import MAX_U32, Timestamped, decode_timestamped
+from echokernel_protocol.timestamped import MAX_U32, Timestamped, decode_data
 
 if TYPE_CHECKING:
     from echokernel.engine.flow_table import Flows
@@ -216,9 +216,9 @@ class PerFrameReceiver(LooseReceiver):
                 f"a stream that should be one frame of {self.name!r} is not: {len(data):,} bytes", code=Code.TRUNCATED
             )
         message_type, flow_id, method, flags, payload = decode_frame(data, 4, len(data), self._names)
-        if message_type != MessageType.STREAM or flow_id != self.id or method or flags:
+        if message_type != MessageType.STREAM or flow_id != self.id or method:
             raise ProtocolViolation(f"something other than its data on the stream {self.name!r}")
-        return decode_timestamped(payload)
+        return decode_data(flags, payload, self._synced)
 
     @property
     def _span(self) -> int:
@@ -268,6 +268,7 @@ class DatagramReceiver(LooseReceiver):
 
     def _take_frame(self, frame: Timestamped[bytes]) -> None:
         """A datagram's frame is here."""
+        frame.synced &= self._synced
         if self._closed or self._error is not None or self._grace_over:
             return
         stamp = (frame.wall_time, frame.seq)

@@ -11,10 +11,9 @@ from echokernel.errors import InvalidArgument, StreamStopped
 from echokernel.flows import StreamSender
 from echokernel_protocol.channel import ALL_POSITIONS
 from echokernel_protocol.codes import Code
-from echokernel_protocol.frames import NAMELESS, MessageType, encode_frame
 from echokernel_protocol.postcard import encode_varint
 from echokernel_protocol.streams import Prelude, StreamKind
-from echokernel_protocol.timestamped import MAX_U32, Timestamped
+from echokernel_protocol.timestamped import MAX_U32, UNSYNCED_BYTES, Timestamped
 
 if TYPE_CHECKING:
     from echokernel.engine.flow_options import FlowOptions
@@ -46,7 +45,7 @@ class ReliableSender(BufferedSender):
         await self._stream.wait_room(self._wanted)
 
     async def _write(self, came: float, payload: bytes) -> None:
-        self._stream.write_nowait(encode_frame(MessageType.STREAM, self.id, NAMELESS[0], payload))
+        self._stream.write_nowait(payload)
 
     async def _end(self) -> None:
         self._flows.end(self.id, self._sent)
@@ -88,7 +87,7 @@ class PerFrameSender(BufferedSender):
         room = stream.room
         prelude = Prelude(StreamKind.FLOW, (self.id, position)).encode()
         try:
-            stream.write_nowait(prelude + encode_frame(MessageType.STREAM, self.id, NAMELESS[0], payload))
+            stream.write_nowait(prelude + payload)
             await stream.finish()
         except StreamStopped:
             return  # the receiver did not want this one; of the others it speaks on the channel
@@ -167,11 +166,12 @@ class DatagramSender(StreamSender):
     @property
     def max_frame(self) -> int:
         fits = self._session.max_datagram - STAMP_BYTES - len(encode_varint(self.id))
+        if self._marks:
+            fits -= UNSYNCED_BYTES
         return max(0, min(fits, self._session.peer.max_frame))
 
     async def send_timestamped(self, frame: Timestamped[bytes]) -> None:
-        payload = self._encode(frame)
-        data = encode_frame(MessageType.STREAM, self.id, NAMELESS[0], payload)[4:]
+        data = self._encode(frame)[4:]
         fits = self._session.max_datagram
         if len(data) > fits or len(frame.data) > self._session.peer.max_frame:
             raise InvalidArgument(

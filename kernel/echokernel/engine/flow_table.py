@@ -34,7 +34,7 @@ from echokernel_protocol.frames import KIND_MASK, Flags, Frame, Header, MessageT
 from echokernel_protocol.maps import take_map
 from echokernel_protocol.postcard import Malformed, Truncated, take_varint
 from echokernel_protocol.streams import Prelude, StreamKind
-from echokernel_protocol.timestamped import decode_timestamped
+from echokernel_protocol.timestamped import UNSYNCED, decode_data
 
 if TYPE_CHECKING:
     from echokernel.engine.link import Link
@@ -189,10 +189,10 @@ class Flows:
             self._give_up(flow_id, position, recv)
         return None
 
-    def take_datagram(self, flow_id: int, payload: bytes) -> Fate:
+    def take_datagram(self, flow_id: int, flags: int, payload: bytes) -> Fate:
         """A datagram with data of a stream is here."""
         try:
-            frame = decode_timestamped(payload)
+            frame = decode_data(flags, payload)
         except ProtocolViolation:
             return Fate.BAD
         receiver = self._receivers.get(flow_id)
@@ -251,6 +251,7 @@ class Flows:
             if entries.get(DELIVERY_KEY) == "per_frame":
                 self.taken(flow_id, ALL_POSITIONS)  # its END may have crossed the refusal
             return
+        receiver._synced = UNSYNCED not in entries
         self._receivers[flow_id] = receiver
         for position, recv, rest in streams:
             reading = receiver._take_stream(position, recv, rest)

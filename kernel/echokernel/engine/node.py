@@ -12,6 +12,7 @@ from echokernel.introspection import About
 from echokernel.limits import Limits
 from echokernel.methods import MethodTable
 from echokernel.middleware import overrides
+from echokernel_protocol.clock import CLOCK_FEATURE
 from echokernel_protocol.hello import Hello
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Node:
         return Hello(
             node=self.name,
             boot=self.boot,
+            features=(CLOCK_FEATURE,) if self.context.clock.answers else (),
             serializers=tuple(serializer.name for serializer in self.serializers),
             max_frame=limits.max_frame,
             max_message=limits.max_message,

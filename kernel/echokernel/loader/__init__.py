@@ -12,6 +12,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from echokernel.addresses import DEFAULT_SCHEME
 from echokernel.errors import PluginError
 from echokernel.installed import InstalledPlugin, install_command, installed_plugins
 from echokernel.loader._loading import WITHOUT, Loaded, LoadedPlugin, PluginFailure, PluginLoader, name_of
@@ -95,6 +96,10 @@ def _load_for_library(
         loader.load(plugin)
     if scheme is not None and scheme not in registry.transports:
         loader.load(scheme)
+        if scheme in registry.discoveries and scheme not in registry.transports:
+            scheme = DEFAULT_SCHEME  # what it finds is dialled with that
+            if scheme not in registry.transports:
+                loader.load(scheme)
         if scheme not in registry.transports:
             off = next((plugin.reason for plugin in loader.loaded.skipped if plugin.name == scheme), "")
             why = off or "it registers no transport of that name"
@@ -116,8 +121,16 @@ def make_transport(
 ) -> Transport:
     """Return the transport for ``scheme://`` with these settings, those of ``[listen.NAME]`` or ``[connect.NAME]``.
 
+    A way to find nodes is a scheme too, for clients; the settings are then for the transport that dials what is found.
     Raises PluginError where there is none for ``scheme``, InvalidArgument with a line for each setting that is wrong.
     """
+    if not listening and scheme in registry.discoveries and scheme not in registry.transports:
+        from echokernel.engine.finding import FindingTransport, pins_in
+
+        factory = registry.discoveries[scheme].value
+        discovery = factory.create() if factory.settings is None else factory.create(factory.settings())
+        transport = make_transport(registry, DEFAULT_SCHEME, listening=False, settings=settings)
+        return FindingTransport(discovery, transport, DEFAULT_SCHEME, pins_in(settings or {}))
     entry = registry.transports.get(scheme)
     if entry is None:
         there = ", ".join(sorted(registry.transports)) or "none"
