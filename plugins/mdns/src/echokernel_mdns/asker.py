@@ -18,7 +18,7 @@ from typing import Any
 from echokernel_mdns.addresses import Interface, Scope, is_loopback
 from echokernel_mdns.packets import query, read_answer
 
-__all__ = ["Asker", "confine_to_loopback", "open_socket"]
+__all__ = ["Asker", "check_port", "confine_to_loopback", "open_socket"]
 
 GROUP, GROUP6, PORT = "224.0.0.251", "ff02::fb", 5353
 REMEMBERED = 8  # numbers of the last questions: answers to older ones are nobody's
@@ -74,7 +74,7 @@ class Asker(asyncio.DatagramProtocol):
             self._heard(message)
 
     def error_received(self, exc: Exception) -> None:
-        logger.debug("mDNS: a question from %s did not go out: %s", self._address[0], exc)
+        logger.debug("a question from %s did not go out: %s", self._address[0], exc)
 
 
 def open_socket(host: str, index: int, scope: Scope) -> tuple[socket.socket, tuple[Any, ...]]:
@@ -110,6 +110,15 @@ def _bound(host: str, index: int) -> socket.socket:
     return sock
 
 
+def check_port() -> None:
+    """Raises OSError where port 5353 cannot be shared: another program has it and does not share it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "SO_REUSEPORT"):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        probe.bind(("", PORT))
+
+
 def confine_to_loopback(sock: Any) -> bool:
     """Let a socket hear the loopback interface alone; False where the system has no way to.
 
@@ -124,6 +133,6 @@ def confine_to_loopback(sock: Any) -> bool:
         else:
             return False
     except OSError as error:
-        logger.debug("mDNS: a socket cannot be confined to the loopback interface: %s", error)
+        logger.debug("a socket cannot be confined to the loopback interface: %s", error)
         return False
     return True

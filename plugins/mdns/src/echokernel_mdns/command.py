@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 __all__ = ["DiscoverCommand"]
 
@@ -61,8 +60,6 @@ class DiscoverCommand:
             anyio.run(show, discovery, arguments.name, arguments.json)
         except EchoError as error:
             return _fail(str(error), FAILED)
-        except BrokenPipeError:
-            sys.stdout = Path("/dev/null").open("w")  # whoever read it has gone
         except KeyboardInterrupt:
             pass
         return DONE

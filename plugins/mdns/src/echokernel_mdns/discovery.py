@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 
 import anyio
 
@@ -94,8 +95,21 @@ class MdnsDiscovery(Discovery):
 
         suspect((service.instance.casefold(), service.get_property("boot") or ""), signature(service))
 
-    async def _advertise(self, service: ServiceInfo, fast: bool) -> MdnsAdvertiser:
+    async def announce_soon(self, service: ServiceInfo, *, fast: bool = False) -> MdnsAdvertiser:
+        """Begin to make ``service`` visible and return as soon as the sockets are open; its name is asked about meanwhile.
 
+        What becomes of that is logged. Raises InvalidArgument and DiscoveryUnavailable, as :meth:`advertise` does.
+        """
+        registration = Registration(prepare(service, fast=fast), fast=fast, ipv6=self._choice[1])
+        held = lease(self._choice)
+        try:
+            await held.run(held.station.prepare(registration))
+            return MdnsAdvertiser(held, registration, held.start(held.station.register_and_log(registration)))
+        except BaseException:
+            held.end()
+            raise
+
+    async def _advertise(self, service: ServiceInfo, fast: bool) -> MdnsAdvertiser:
         registration = Registration(service, fast=fast, ipv6=self._choice[1])
         held = lease(self._choice)
         try:
@@ -129,10 +143,11 @@ class MdnsDiscovery(Discovery):
 class MdnsAdvertiser(Advertiser):
     """Keeps one service visible until it is stopped; what others see is ``service``."""
 
-    def __init__(self, held: Lease, registration: Registration) -> None:
+    def __init__(self, held: Lease, registration: Registration, begun: Future[None] | None = None) -> None:
         self._held = held
+        self._begun = begun
         self._registration = registration
-        self._stopped: anyio.Event | None = None
+        self._stopped = False
 
     @property
     def service(self) -> ServiceInfo:  # type: ignore[override]
@@ -141,10 +156,12 @@ class MdnsAdvertiser(Advertiser):
 
     async def stop(self) -> None:
         """Say goodbye: returns when all of it is out, about a quarter of a second later. A second call does nothing."""
-        if self._stopped is not None:
+        if self._stopped:
             return
-        self._stopped = anyio.Event()
+        self._stopped = True
         try:
+            if self._begun is not None:
+                self._begun.cancel()
             with anyio.CancelScope(shield=True), anyio.move_on_after(2.0):
                 await self._held.run(self._held.station.withdraw(self._registration))
         finally:

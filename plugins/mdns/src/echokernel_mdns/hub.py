@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar, TypeVarTuple
 
 from echokernel_mdns.bridge import run_in
@@ -77,9 +78,9 @@ class Lease:
         """Run ``work`` in the thread and wait for it here."""
         return await run_in(self._thread.loop, work)
 
-    def start(self, work: Coroutine[Any, Any, object]) -> None:
-        """Run ``work`` in the thread; nobody waits for it."""
-        asyncio.run_coroutine_threadsafe(work, self._thread.loop)
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run ``work`` in the thread; nobody has to wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._thread.loop)
 
     def soon(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """Call ``function`` in the thread; nobody waits for it."""

@@ -11,7 +11,7 @@ from zeroconf import IPVersion, RecordUpdate, RecordUpdateListener, Zeroconf, cu
 from zeroconf.asyncio import AsyncZeroconf
 
 from echokernel_mdns.addresses import Interface, Scope
-from echokernel_mdns.asker import Asker, confine_to_loopback
+from echokernel_mdns.asker import Asker, check_port, confine_to_loopback
 from echokernel_mdns.errors import DiscoveryUnavailable
 from echokernel_mdns.names import SERVICE_TYPE
 from echokernel_mdns.packets import PTR, to_record, zeroconf_query
@@ -49,6 +49,7 @@ class Network(RecordUpdateListener):
             raise DiscoveryUnavailable(_no_way(interfaces, self.scope, trouble))
         usable = [host for host, _ in askers]
         try:
+            check_port()  # zeroconf would leave a socket behind
             self.aiozc = AsyncZeroconf(interfaces=usable, ip_version=_version(usable))
             await self.zeroconf.async_wait_for_start()
         except OSError as error:
@@ -123,7 +124,7 @@ class Network(RecordUpdateListener):
         except Exception:
             self.broken += 1
             level = logging.WARNING if self.broken == 1 else logging.DEBUG  # a flood of them is no flood of lines
-            logger.log(level, "mDNS: a packet could not be read", exc_info=True)
+            logger.log(level, "a packet could not be read", exc_info=True)
 
     def async_update_records_complete(self) -> None:
         """Nothing: the table does not read zeroconf's cache."""
@@ -137,7 +138,7 @@ class Network(RecordUpdateListener):
                 askers.append((host, await Asker.open(host, interface, self.scope, self._answered)))
             except OSError as error:
                 trouble = error
-                logger.debug("mDNS: %s (%s) takes no part: %s", interface.name, host, error)
+                logger.debug("%s (%s) takes no part: %s", interface.name, host, error)
         return askers, trouble
 
     def _answered(self, message: Any) -> None:

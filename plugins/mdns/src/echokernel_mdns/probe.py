@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import socket
 from pathlib import Path
 
-from echokernel_mdns.asker import PORT, open_socket
+from echokernel_mdns.asker import PORT, check_port, open_socket
 from echokernel_mdns.interfaces import chosen, present
 
 __all__ = ["holders", "probe"]
@@ -32,10 +31,7 @@ def probe() -> str | None:
     elif all(each.loopback for each in interfaces):
         troubles.append("only the loopback interface is up: nodes of this machine find each other, no others")
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind(("", PORT))
+        check_port()
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         who = f" by {', '.join(holders())}" if taken and holders() else ""

@@ -90,7 +90,7 @@ class Registration:
                 await self._withdraw(networks)
                 taken = self.service.instance
                 self.service = replace(self.service, instance=label_with(self.wanted.instance, f"-{attempt + 2}"))
-                logger.warning("mDNS: the instance name %r is taken; trying %r", taken, self.service.instance)
+                logger.warning("the instance name %r is taken; trying %r", taken, self.service.instance)
         else:
             raise DiscoveryUnavailable(
                 f"mDNS: {self.wanted.instance!r} and {TRIES - 1} names after it are taken; choose another `instance`"

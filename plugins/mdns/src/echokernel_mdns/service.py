@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from echokernel import Advertiser, InvalidArgument, ServiceInfo
-from echokernel_mdns.discovery import MdnsDiscovery
+import anyio
+
+from echokernel import InvalidArgument, ServiceInfo
+from echokernel_mdns.discovery import MdnsAdvertiser, MdnsDiscovery
 from echokernel_protocol.hello import ALPN
 
 if TYPE_CHECKING:
     from echokernel import ServerContext
 
 __all__ = ["NodeAdvertiser"]
-
-logger = logging.getLogger("echokernel.mdns")
 
 
 class NodeAdvertiser:
@@ -40,14 +38,16 @@ class NodeAdvertiser:
         self._instance = instance
         self._properties = dict(properties or {})
         self._fast = fast
-        self._running = AsyncExitStack()
-        self.advertisers: list[Advertiser] = []
+        self.advertisers: list[MdnsAdvertiser] = []
         """One for each listener, while it runs."""
         for service in (self._service(name or "node", 1, {}),):
             self._discovery.advertise(service.with_port(1), fast=fast)  # a mistake in the settings shows here
 
     async def start(self, context: ServerContext) -> None:
-        """Announce the server. Raises InvalidArgument for its name, DiscoveryUnavailable where there is no network."""
+        """Announce the server: its name is asked about for 1.2 s, which it does not wait for.
+
+        Raises InvalidArgument for what cannot be announced, DiscoveryUnavailable where there is no network.
+        """
         listeners = [each for each in context.listeners if each.address.scheme == "quic"]
         if not listeners:
             raise InvalidArgument(
@@ -57,19 +57,17 @@ class NodeAdvertiser:
             for number, listener in enumerate(listeners, 1):
                 facts = {"boot": context.boot, "alpn": ALPN, "fp": listener.fingerprint}
                 service = self._service(self._name or context.name, number, facts).with_addresses(listener.address)
-                advertising = self._discovery.advertise(service, fast=self._fast)
-                self.advertisers.append(await self._running.enter_async_context(advertising))
+                self.advertisers.append(await self._discovery.announce_soon(service, fast=self._fast))
         except BaseException:
             await self.stop()
             raise
-        for advertiser in self.advertisers:
-            seen = advertiser.service
-            logger.info("mDNS: announced as %r at %s", seen.instance, ", ".join(map(str, seen.addresses)))
 
     async def stop(self) -> None:
-        """Say goodbye."""
-        await self._running.aclose()
-        self.advertisers.clear()
+        """Say goodbye: about a quarter of a second."""
+        stopping, self.advertisers = self.advertisers, []
+        async with anyio.create_task_group() as tasks:
+            for advertiser in stopping:
+                tasks.start_soon(advertiser.stop)
 
     def _service(self, name: str, number: int, facts: Mapping[str, Any]) -> ServiceInfo:
         from echokernel import __version__

@@ -94,10 +94,24 @@ class Station:
             self.table = Table(self._suspects)
             self.seen = MappingProxyType({})
 
-    async def register(self, registration: Registration) -> None:
-        """Make a service visible. Raises DiscoveryUnavailable."""
+    async def prepare(self, registration: Registration) -> None:
+        """Open what a service needs. Raises DiscoveryUnavailable."""
         self._look_at_interfaces()
         await self._open(registration.scopes(self._interfaces), all_of_them=True)
+
+    async def register_and_log(self, registration: Registration) -> None:
+        """Make a service visible, and log whether that worked."""
+        try:
+            await self.register(registration)
+        except Exception as error:
+            logger.error("%s is not announced: %s", registration.wanted.instance, error)
+        else:
+            seen = registration.service
+            logger.info("announced as %r at %s", seen.instance, ", ".join(map(str, seen.addresses)))
+
+    async def register(self, registration: Registration) -> None:
+        """Make a service visible. Raises DiscoveryUnavailable."""
+        await self.prepare(registration)
         self._registrations.add(registration)
         try:
             await registration.start(self._networks.__getitem__, self._interfaces)
@@ -201,10 +215,10 @@ class Station:
                     await self._follow(now)
                 before = now
             except Exception:
-                logger.warning("mDNS: the network interfaces could not be followed", exc_info=True)
+                logger.warning("the network interfaces could not be followed", exc_info=True)
 
     async def _follow(self, interfaces: list[Interface]) -> None:
-        logger.info("mDNS: the network interfaces are now %s", ", ".join(each.name for each in interfaces) or "none")
+        logger.info("the network interfaces are now %s", ", ".join(each.name for each in interfaces) or "none")
         self._interfaces = interfaces
         outer = any(not each.loopback for each in interfaces)
         needed = {scope for each in self._registrations for scope in each.scopes(interfaces)}

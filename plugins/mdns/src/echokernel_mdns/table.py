@@ -72,10 +72,10 @@ class Table:
         self._entries: dict[tuple[Scope, str], _Entry] = {}
         self._owners: dict[tuple[Scope, str], set[str]] = {}
         """By host, in lower case: the services that name it."""
-        self._suspects = suspects or Suspects()
+        self._suspects = Suspects() if suspects is None else suspects
         self.counts: Counter[str] = Counter()
-        """What was not taken: ``services`` beyond the table, ``addresses`` beyond 16 of a host, ``refused`` addresses
-        that nobody can have there, ``malformed`` TXT records, ``oversize`` ones."""
+        """What was not taken: records of ``services`` beyond the table, ``addresses`` beyond 16 of a host, ``refused``
+        addresses that nobody can have there, ``malformed`` TXT records, ``oversize`` ones."""
 
     def __len__(self) -> int:
         return len(self._entries)
