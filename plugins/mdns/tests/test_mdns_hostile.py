@@ -58,18 +58,20 @@ async def test_thousands_of_names(here: MdnsDiscovery, there: MdnsDiscovery, att
         }  # type: ignore[union-attr]
         gc.collect()
         tracemalloc.start()
-        for number in range(6_000):
-            for packet in announcement(fake(f"n{number}", names.encode_txt([("svc", "flood"), ("boot", str(number))]))):
+        for first in range(0, 6_000, 10):
+            text = names.encode_txt([("svc", "flood"), ("boot", str(first))])
+            for packet in announcement(*(fake(f"n{number}", text) for number in range(first, first + 10))):
                 send(attacker, packet)
-            if number % 20 == 0:
-                await anyio.sleep(0.005)  # the socket's buffer is finite too
+            await anyio.sleep(0.001)  # the socket's buffer is finite too
         await anyio.sleep(1.0)
         size, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert len(station.table) == 1_024
         assert station.counts()["services"] > 0
         assert station.counts()["broken"] == 0
-        assert size < 64_000_000, "zeroconf's cache, at most 10,000 records, and the table"
+        assert size < 32_000_000, "what was not taken in is not in zeroconf's cache either"
+        cached = sum(map(len, station._networks["loopback"].zeroconf.cache.cache.values()))
+        assert cached < 5 * 1_024
         await advertiser.stop()
         with anyio.fail_after(5):
             assert (await anext(events)).kind == "gone", "whoever was there is still followed"
@@ -81,7 +83,8 @@ async def test_garbage_reaches_nobody(
 ) -> None:
     events = here.discover_events("cam")
     chance = random.Random(7)
-    good = announcement(fake("evil\x1b[2J", b"\x0bsvc=a\x1b[31mx\xff"), fake("long", b"\x01" * 8_000))
+    good = announcement(fake("evilXXXX", b"\x0bsvc=a\x1b[31mx\xff"), fake("long", b"\x01" * 8_000))
+    good = [packet.replace(b"evilXXXX", b"evil\x1b[2J") for packet in good]
     async with anyio.create_task_group() as tasks:
 
         async def read() -> None:

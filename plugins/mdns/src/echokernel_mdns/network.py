@@ -21,7 +21,8 @@ __all__ = ["Network"]
 
 logger = logging.getLogger("echokernel.mdns")
 
-Heard = Callable[[Scope, list[Record]], None]
+Heard = Callable[[Scope, list[Record]], Callable[[Record], bool]]
+"""Takes the records of a packet, and returns what tells whether one of them is of use."""
 
 
 class Network(RecordUpdateListener):
@@ -33,6 +34,7 @@ class Network(RecordUpdateListener):
         self.broken = 0
         """Packets that could not be taken in."""
         self._heard = heard
+        self._surplus: list[Any] = []
         self._hosts: tuple[str, ...] = ()
         self._askers: list[Asker] = []
 
@@ -119,15 +121,22 @@ class Network(RecordUpdateListener):
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
         """Take the records of one packet, goodbyes (ttl 0) included; what zeroconf's cache drops is not news."""
         try:
-            found = [to_record(update.new) for update in records if not (update.new.ttl and update.new.is_expired(now))]
-            self._heard(self.scope, [record for record in found if record is not None])
+            packet = [update.new for update in records if not (update.new.ttl and update.new.is_expired(now))]
+            found = [(each, to_record(each)) for each in packet]
+            taken = self._heard(self.scope, [record for _, record in found if record is not None])
+            self._surplus = [each for each, record in found if record is not None and not taken(record)]
         except Exception:
             self.broken += 1
             level = logging.WARNING if self.broken == 1 else logging.DEBUG  # a flood of them is no flood of lines
             logger.log(level, "a packet could not be read", exc_info=True)
 
     def async_update_records_complete(self) -> None:
-        """Nothing: the table does not read zeroconf's cache."""
+        """Take what found no room out of zeroconf's cache too: it drops goodbyes of what it does not remember, and a flood
+        would push out those that count.
+        """
+        surplus, self._surplus = self._surplus, []
+        cache = self.zeroconf.cache
+        cache.async_remove_records([record for record in surplus if cache.get(record) is not None])
 
     # --- sockets ----------------------------------------------------------------------------------------------------
 

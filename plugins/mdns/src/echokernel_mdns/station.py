@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -292,14 +293,15 @@ class Station:
         for network in self._networks.values():
             network.ask_directly(questions(labels[:32]))
 
-    def _heard(self, scope: Scope, records: list[Record]) -> None:
+    def _heard(self, scope: Scope, records: list[Record]) -> Callable[[Record], bool]:
         if not self.bells:
-            return  # nobody looks; what we announce needs no table
+            return lambda record: True  # nobody looks; what we announce needs no table
         now = time.monotonic()
         for host in self.table.apply(scope, records, now=now):
             self.table.apply(scope, self._networks[scope].cached_addresses(host), now=now)
         self._publish()
         self._wake.set()
+        return partial(self.table.has_room_for, scope)
 
     # --- telling ----------------------------------------------------------------------------------------------------
 

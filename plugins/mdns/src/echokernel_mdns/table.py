@@ -101,6 +101,14 @@ class Table:
             if any(not self._entries[scope, name].hosts for name in self._owners.get((scope, host), ()))
         }
 
+    def has_room_for(self, scope: Scope, record: Record) -> bool:
+        """Whether a record is of use, now or later: not when it is about a service that was not taken in."""
+        if record.kind == "address":
+            return len(self._entries) < MAX_SERVICES or (scope, record.name.casefold()) in self._owners
+        name = record.value if record.kind == "ptr" and isinstance(record.value, str) else record.name
+        folded = name.casefold()
+        return not folded.endswith(_TAIL) or (scope, folded[: -len(_TAIL)]) in self._entries
+
     def expire(self, now: float) -> None:
         """Forget what was not heard for its time."""
         for key in [key for key, entry in self._entries.items() if entry.until <= now]:
