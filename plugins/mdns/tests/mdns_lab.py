@@ -7,12 +7,15 @@ daemon of the system is started.
 from __future__ import annotations
 
 import os
+import queue
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -78,6 +81,58 @@ def run(*command: str, timeout: float = 20.0) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout).stdout
 
 
+class Running:
+    """A command that runs. What it says is read by a thread, so that no test waits for ever."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            bufsize=1,
+        )
+        self._said: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def line(self, timeout: float = 15.0) -> str:
+        """Return the next line. Raises AssertionError where none comes."""
+        try:
+            return self._said.get(timeout=timeout)
+        except queue.Empty:
+            raise AssertionError(f"{self._process.args!r} said nothing in {timeout} s") from None
+
+    def line_with(self, wanted: Callable[[str], bool], timeout: float = 15.0) -> str:
+        """Return the next line that is wanted."""
+        deadline = time.monotonic() + timeout
+        while True:
+            line = self.line(max(0.0, deadline - time.monotonic()))
+            if wanted(line):
+                return line
+
+    def end(self, with_signal: int) -> None:
+        """Send a signal and wait for the end."""
+        if self._process.poll() is None:
+            self._process.send_signal(with_signal)
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(5)
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            stream.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._said.put(line.rstrip("\n"))
+
+
 class Machine:
     """One network namespace. ``address``: its IPv4 address on the bridge."""
 
@@ -93,27 +148,13 @@ class Machine:
         ).stdout
 
     @contextmanager
-    def running(self, *command: str) -> Iterator[subprocess.Popen[str]]:
+    def running(self, *command: str) -> Iterator[Running]:
         """Run a command beside the test; it is terminated at the end, and killed where that does not help."""
-        process = subprocess.Popen(
-            self.command(*command),
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            bufsize=1,
-        )
+        process = Running(self.command(*command), self.environment)
         try:
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+            process.end(signal.SIGTERM)
 
 
 @contextmanager
@@ -171,12 +212,7 @@ def avahi(machine: Machine, directory: Path) -> Iterator[None]:
         _waiting_for(bus.exists),
         machine.running("unshare", "-m", "sh", "-c", daemon % settings) as process,
     ):
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "startup complete" in line:
-                break
-        else:
-            raise AssertionError("avahi did not start")
+        process.line_with(lambda line: "startup complete" in line)
         yield
 
 

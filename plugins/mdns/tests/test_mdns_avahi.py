@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +46,15 @@ def advertise(machine: lab.Machine, name: str, port: int, instance: str = "", **
     return machine.running(sys.executable, "-c", ADVERTISE, json.dumps([name, instance, port, properties]))
 
 
-def said(process: subprocess.Popen[str]) -> Any:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("["), line + process.stdout.read()
-    return json.loads(line)
+def said(process: lab.Running) -> Any:
+    return json.loads(process.line_with(lambda line: line.startswith("[")))
 
 
-def next_event(
-    process: subprocess.Popen[str], wanted: Callable[[dict[str, Any]], bool] = lambda event: True
-) -> dict[str, Any]:
-    assert process.stdout is not None
-    for line in process.stdout:
-        event: dict[str, Any] = json.loads(line)
-        if wanted(event):
+def next_event(process: lab.Running, name: str | None = None) -> dict[str, Any]:
+    while True:
+        event: dict[str, Any] = json.loads(process.line_with(lambda line: line.startswith("{")))
+        if name in (None, event["name"]):
             return event
-    raise AssertionError("it ended")
 
 
 def unescaped(text: str) -> str:
@@ -79,8 +72,7 @@ def test_avahi_sees_what_we_announce_and_that_it_is_gone(machines: list[lab.Mach
     with avahi.running(*browse) as browser, advertise(ours, "Küche é", 4444, room="Bad Ünü", fp="sha256:x") as server:
         instance, address = said(server)
         assert address == f"quic://{ours.address}:4444"
-        assert browser.stdout is not None
-        found = next(fields for line in browser.stdout if (fields := line.rstrip("\n").split(";", 9))[0] == "=")
+        found = browser.line_with(lambda line: line.startswith("=")).split(";", 9)
         assert unescaped(found[3]) == instance
         assert instance.startswith("Küche é-")
         assert found[4:6] == ["_echokernel._udp", "local"]
@@ -90,15 +82,12 @@ def test_avahi_sees_what_we_announce_and_that_it_is_gone(machines: list[lab.Mach
         assert '"txtvers=1"' in text
         assert "fp=sha256:x" in text
         assert "boot=" in text
-        server.terminate()  # SIGTERM: no goodbye but that at the interpreter's end, which SIGTERM skips
-        server.wait()
     with avahi.running(*browse) as browser, advertise(ours, "second", 4445) as server:
         instance, _ = said(server)
-        assert browser.stdout is not None
-        assert any(instance in line for line in browser.stdout if line.startswith("="))
-        server.send_signal(signal.SIGINT)
+        browser.line_with(lambda line: line.startswith("=") and instance in line)
         began = time.monotonic()
-        assert any(instance in line for line in browser.stdout if line.startswith("-"))
+        server.end(signal.SIGINT)
+        browser.line_with(lambda line: line.startswith("-") and instance in line)
         assert time.monotonic() - began < 4.0, "avahi waits for a second after a goodbye"
 
 
@@ -109,14 +98,14 @@ def test_we_see_what_avahi_announces_and_that_it_is_gone(machines: list[lab.Mach
         time.sleep(1.0)
         with avahi.running(*publish):
             began = time.monotonic()
-            event = next_event(events, lambda event: event["name"] == "kitchen")
+            event = next_event(events, "kitchen")
             assert time.monotonic() - began < 3.0
         assert (event["event"], event["instance"]) == ("appeared", "Avahi Node é")
         assert event["addresses"] == [f"quic://{avahi.address}:7000"]
         assert event["properties"] == {"room": "Bad Ünü", "flag": ""}
         began = time.monotonic()
-        gone = next_event(events, lambda event: event["name"] == "kitchen" and event["event"] == "gone")
-        assert gone["instance"] == "Avahi Node é"
+        gone = next_event(events, "kitchen")
+        assert (gone["event"], gone["instance"]) == ("gone", "Avahi Node é")
         assert time.monotonic() - began < 2.0
     with avahi.running(*publish):
         time.sleep(2.0)
@@ -150,15 +139,13 @@ def test_between_machines_of_ours(machines: list[lab.Machine]) -> None:
             assert said(other)[0] == "the one-2"
             appeared = next_event(events)
             assert (appeared["instance"], appeared["addresses"]) == ("the one-2", [f"quic://{third.address}:2"])
-            other.kill()
-            other.wait()
+            other.end(signal.SIGKILL)
         with advertise(third, "camera", 3, "the one-2") as again:
             assert said(again)[0] == "the one-2"
             kinds = [next_event(events) for _ in range(2)]
             assert [(event["event"], event["port"]) for event in kinds] == [("gone", 2), ("appeared", 3)]
-            again.send_signal(signal.SIGINT)
+            again.end(signal.SIGINT)
             assert next_event(events)["event"] == "gone"
-            again.wait()
 
 
 def test_a_crashed_node_is_shown_as_suspect(machines: list[lab.Machine]) -> None:
@@ -166,7 +153,7 @@ def test_a_crashed_node_is_shown_as_suspect(machines: list[lab.Machine]) -> None
     with first.running(*lab.COMMAND, "discover", "--json", "ghost") as events, advertise(third, "ghost", 9) as server:
         said(server)
         assert next_event(events)["event"] == "appeared"
-        server.kill()
+        server.end(signal.SIGKILL)
         began = time.monotonic()
         changed = next_event(events)
         assert (changed["event"], changed["suspect"]) == ("changed", True)
@@ -214,4 +201,4 @@ def test_without_a_network_it_says_so(tmp_path: Path) -> None:
         machine.run("ip", "link", "set", "lo", "down")
         dead = subprocess.run(machine.command(*look), capture_output=True, text=True, check=False)
         assert dead.returncode == 1
-        assert "no network interface is up" in dead.stderr
+        assert "the loopback interface is not up with 127.0.0.1; ip link set lo up" in dead.stderr
