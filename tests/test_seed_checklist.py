@@ -45,7 +45,7 @@ BUILDERS = [ServerBuilder, ClientBuilder]
 NOUNS = {
     *("name", "bind", "listen", "transport", "settings", "serializer", "discovery", "middleware", "service", "limits"),
     *("authenticator", "credentials", "allow_anonymous", "tracebacks", "plugin", "describe", "broadcast_policy"),
-    "clock",
+    *("clock", "upstream"),
     "reconnect",
 }
 """What a node is made of: methods of a builder that are called like the thing, as the seed's own are."""

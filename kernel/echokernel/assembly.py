@@ -6,19 +6,26 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from echokernel.addresses import DEFAULT_SCHEME, NO_PORT
 from echokernel.config import Config, ListenConfig, read_config
 from echokernel.config._handler_modules import KIND, HandlerTrouble, find_handlers
 from echokernel.config._problems import InvalidConfig, Problem, dotted
 from echokernel.config._toml_index import KeyPath
 from echokernel.errors import ConfigError, EchoError
+from echokernel.loader import finding_transport
 
 if TYPE_CHECKING:
+    from echokernel.client import Connecting
+    from echokernel.config import ConnectConfig
+    from echokernel.context import ClientContext
     from echokernel.middleware import Middleware
+    from echokernel.reconnect import ReconnectPolicy
     from echokernel.registry import Authenticator, Service
-    from echokernel.server import EchoServer
+    from echokernel.server import EchoServer, ServerBuilder
     from echokernel.transport import Transport
 
 T = TypeVar("T")
@@ -34,6 +41,7 @@ class Parts:
     listeners: list[tuple[ListenConfig, Transport, list[Authenticator]]] = field(default_factory=list)
     middleware: list[Middleware] = field(default_factory=list)
     services: list[Service] = field(default_factory=list)
+    upstreams: list[tuple[ConnectConfig, Transport, ReconnectPolicy | None]] = field(default_factory=list)
     handlers: list[tuple[KeyPath, Any]] = field(default_factory=list)
     """Each with the place that names it."""
     problems: list[Problem] = field(default_factory=list)
@@ -84,6 +92,8 @@ def _make_parts(config: Config) -> Parts:
             known = [authenticators[each] for each in listen.authenticators if each in authenticators]
             _check_exposure(config, parts, listen, transport)
             parts.listeners.append((listen, transport, known))
+    for connect in config.connect.values():
+        parts.upstreams += _make(config, parts, ("connect", connect.name), partial(_upstream, config, connect), None)
     for number, name in enumerate(config.node.handlers):
         place = ("node", "handlers", number)
         try:
@@ -94,6 +104,20 @@ def _make_parts(config: Config) -> Parts:
         message = 'nothing to run: there is no [listen.NAME]; add [listen.main] with url = "quic://127.0.0.1:4433"'
         parts.problems.append(config.problem("missing", (), message))
     return parts
+
+
+def _upstream(config: Config, connect: ConnectConfig) -> tuple[ConnectConfig, Transport, ReconnectPolicy | None]:
+    """Return what one connection to another node is made of."""
+    registry, scheme = config.registry, connect.address.scheme
+    found = connect.address.port == NO_PORT
+    transport = registry.transports[DEFAULT_SCHEME if found else scheme].value.create(connect.settings)
+    if found:
+        transport = finding_transport(registry, scheme, transport, connect.settings.model_dump())
+    policy: ReconnectPolicy | None = None
+    if connect.reconnect is not None:
+        factory = registry.reconnects[connect.reconnect].value
+        policy = factory.create() if factory.settings is None else factory.create(factory.settings())
+    return connect, transport, policy
 
 
 def _make(config: Config, parts: Parts, path: KeyPath, create: Callable[..., T], settings: object | None) -> list[T]:
@@ -157,12 +181,46 @@ def _build(config: Config, parts: Parts) -> EchoServer:
             problems.append(config.problem("handler", place, str(error)))
     if problems:
         raise InvalidConfig(problems)
-    if config.connect:
-        names = ", ".join(f"[connect.{name}]" for name in config.connect)
-        logger.warning("%s: checked, and not used by a server", names)
+    for connect, transport, reconnect in parts.upstreams:
+        builder.upstream(connect.name, _connecting(config, builder, connect, transport, reconnect))
     server = builder.build()
     server._node.about.plugins = config.registry.plugins
     return server
+
+
+def _connecting(
+    config: Config,
+    server: ServerBuilder,
+    connect: ConnectConfig,
+    transport: Transport,
+    policy: ReconnectPolicy | None,
+) -> Connecting:
+    """Return one connection to another node: it has the name, limits, serializers, middleware and handlers of this node."""
+    from echokernel.client import EchoClient
+
+    node = server._node
+    builder = EchoClient.builder().name(node.name).limits(config.limits).describe(config.node.describe)
+    if connect.credentials is not None:
+        builder.credentials(connect.credentials.get_secret_value())
+    if config.node.tracebacks:
+        builder.tracebacks()
+    builder.transport(transport).reconnect(policy, first=policy is not None)
+    for name in config.node.serializers or config.registry.serializers:
+        builder.serializer(config.registry.serializers[name].value)
+    for layer in server._middleware:
+        builder.middleware(layer)
+    builder.clock(node.context.clock)
+    builder._node.follows = False  # a clock service names its reference itself
+    builder._node.methods = node.methods
+    builder._node.about.plugins = config.registry.plugins
+    builder.on_disconnect(partial(_say_lost, connect.name, policy is not None))
+    return builder.connect(connect.address)
+
+
+def _say_lost(name: str, again: bool, context: ClientContext) -> None:
+    error = None if context.session is None else context.session.closed
+    if not again and error is not None and context.session is not None and not context.session.closed_here:
+        logger.warning("connect.%s: the connection is lost, and has no reconnect policy: %s", name, error)
 
 
 def _add(builder: Any, handler: Any) -> None:

@@ -231,6 +231,11 @@ class Connecting:
     def __init__(self, client: EchoClient) -> None:
         self._client = client
 
+    @property
+    def client(self) -> EchoClient:
+        """The client, which is not connected before this is entered."""
+        return self._client
+
     def __await__(self) -> Generator[Any, Any, EchoClient]:
         if current_backend() != "asyncio":
             raise RuntimeError("on trio a client has to be entered: async with EchoClient.connect(address) as client")
@@ -291,6 +296,11 @@ class EchoClient(TypedCalls, HandlerOwner):
     def is_connected(self) -> bool:
         """Whether there is a session now, as far as is known here."""
         return self._session is not None and self._session.closed is None
+
+    @property
+    def keeps_trying(self) -> bool:
+        """Whether a first connection that fails is tried again."""
+        return False
 
     def reconnect_now(self) -> None:
         """End the pause before the next try to connect again: the network is back. Else nothing happens."""

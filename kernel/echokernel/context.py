@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from echokernel.clock import SYSTEM_CLOCK
 from echokernel.engine.broadcast import Broadcasts
 from echokernel.engine.groups import Groups
+from echokernel.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from echokernel.client import EchoClient
     from echokernel.clock import Clock
     from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.session import Session
@@ -55,6 +57,18 @@ class ServerContext(Store):
         self._sessions: dict[int, Session] = {}
         self._groups = Groups()
         self._broadcasts = Broadcasts()
+        self._clients: dict[str, EchoClient] = {}
+
+    def client(self, name: str) -> EchoClient:
+        """Return the connection to another node that this server makes under ``name``, as ``[connect.NAME]`` or in code.
+
+        Raises InvalidArgument for a name that it has not.
+        """
+        try:
+            return self._clients[name]
+        except KeyError:
+            known = ", ".join(self._clients) or "none"
+            raise InvalidArgument(f"this server connects to no node as {name!r}; there are: {known}") from None
 
     def sessions(self, group: str | None = None) -> list[Session]:
         """Return the sessions that are open now: all of them, or those of a group in the order in which they joined."""

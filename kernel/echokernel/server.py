@@ -16,6 +16,7 @@ from echokernel.clock import Clock
 from echokernel.context import ServerContext
 from echokernel.engine.hello import accept_session
 from echokernel.engine.node import Callback, Node
+from echokernel.engine.upstreams import Upstreams
 from echokernel.errors import ConfigError, ConnectionClosed, InvalidArgument, TransportError
 from echokernel.limits import Limits
 from echokernel.methods import HandlerOwner, MethodTable
@@ -25,6 +26,7 @@ from echokernel_protocol.codes import Code
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from echokernel.client import Connecting
     from echokernel.discovery import Discovery
     from echokernel.engine.broadcast import BroadcastPolicy
     from echokernel.middleware import Middleware
@@ -67,6 +69,7 @@ class ServerBuilder(HandlerOwner):
         self._middleware: list[Middleware] = []
         self._authenticators: list[Authenticator] = []
         self._services: list[Service] = []
+        self._upstreams: dict[str, Connecting] = {}
         self._plugins: list[object] = []
         self._hooks: dict[str, list[Callback]] = {"start": [], "stop": [], "connect": [], "disconnect": []}
         self._allow_anonymous = False
@@ -142,6 +145,17 @@ class ServerBuilder(HandlerOwner):
         self._services.append(service)
         if isinstance(service, Clock):
             self.clock(service)
+        return self
+
+    def upstream(self, name: str, connecting: Connecting) -> ServerBuilder:
+        """Connect to another node as long as the server runs: ``upstream("up", EchoClient.builder()….connect(url))``.
+
+        Handlers reach it with ``context.client("up")``. Raises InvalidArgument for a name that is taken.
+        """
+        if name in self._upstreams:
+            raise InvalidArgument(f"upstream: there is a connection {name!r} already")
+        self._upstreams[name] = connecting
+        self._node.context._clients[name] = connecting.client
         return self
 
     def clock(self, clock: Clock) -> ServerBuilder:
@@ -227,7 +241,8 @@ class ServerBuilder(HandlerOwner):
             allow = binding.allow_anonymous or self._allow_anonymous
             _check_public(binding.address, transport, authenticators, allow)
             bindings.append(_Binding(binding.address, transport, authenticators, allow))
-        return EchoServer(node, bindings, self._services, self._hooks["start"], self._hooks["stop"])
+        upstreams = Upstreams(self._upstreams)
+        return EchoServer(node, bindings, self._services, upstreams, self._hooks["start"], self._hooks["stop"])
 
 
 def _check_public(address: Address, transport: Transport, authenticators: Sequence[Authenticator], allow: bool) -> None:
@@ -249,12 +264,14 @@ class EchoServer(HandlerOwner):
         node: Node,
         bindings: Sequence[_Binding],
         services: Sequence[Service],
+        upstreams: Upstreams,
         on_start: Sequence[Callback],
         on_stop: Sequence[Callback],
     ) -> None:
         self._node = node
         self._bindings = bindings
         self._services = services
+        self._upstreams = upstreams
         self._on_start = on_start
         self._on_stop = on_stop
         self._listeners: list[Listener] = []
@@ -340,6 +357,7 @@ class EchoServer(HandlerOwner):
         context = self.context()
         context.name, context.boot = self._node.name, self._node.boot
         context.listeners = tuple(self._listeners)
+        await self._upstreams.start(tasks)
         for service in self._services:
             await service.start(context)
             self._started_services.append(service)
@@ -429,6 +447,7 @@ class EchoServer(HandlerOwner):
                     await service.stop()
             except Exception as error:
                 logger.error("a service failed to stop: %s", type(error).__name__, exc_info=error)
+        await self._upstreams.stop()
         self._listeners = []
         self.context().listeners = ()
 

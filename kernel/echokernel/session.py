@@ -711,8 +711,9 @@ class Session(TypedCalls, Store):
         self._until_connected.clear()
         if self._connection.max_datagram:  # they wait in the transport until now
             self._tasks.start(self._datagrams.run, name="session datagrams")
-        if isinstance(context := self._node.context, ClientContext) and context.clock is not SYSTEM_CLOCK:
-            self._tasks.start(context.clock.follow, self, name="clock")
+        clock = self._node.context.clock
+        if self._node.follows and clock is not SYSTEM_CLOCK and isinstance(self._node.context, ClientContext):
+            self._tasks.start(clock.follow, self, name="clock")
 
     async def _tell_disconnected(self) -> None:
         if self._early is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from echokernel_protocol.channel import HANDSHAKE, Phase
+from echokernel_protocol.clock import ClockAnswer, ClockProbe
 from echokernel_protocol.codes import Code
 from echokernel_protocol.describe import (
     DescribeRequest,
@@ -22,7 +23,7 @@ from echokernel_protocol.frames import LEGAL, Flags, Frame, Header, MessageType,
 from echokernel_protocol.link import Ack
 from echokernel_protocol.maps import encode_map
 from echokernel_protocol.streams import Prelude, StreamKind
-from echokernel_protocol.timestamped import encode_timestamped
+from echokernel_protocol.timestamped import encode_data_frame, encode_timestamped
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"```wire (\w+)\n(.*?)```", PAGE, re.DOTALL))
@@ -43,6 +44,13 @@ EXAMPLES: dict[str, list[bytes]] = {
         ).encode()
     ],
     "framed": [encode_frame_on_stream(ADD)],
+    "clock": [
+        Frame(Header(MessageType.EVENT, 0, "$clock"), payload).encode()
+        for payload in (
+            ClockProbe(5).encode(),
+            ClockAnswer(5, 10**9, 10**9 + 50_000, 1_700_000_000 * 10**9, 0, 7, 9).encode(),
+        )
+    ],
     "preludes": [
         Prelude(StreamKind.CHANNEL).encode(),
         Prelude(StreamKind.BODY, (7,)).encode(),
@@ -81,6 +89,7 @@ EXAMPLES: dict[str, list[bytes]] = {
     "datagrams": [
         Frame(Header(MessageType.EVENT, 0, "pos", 0x10), b"\x07").encode(),
         Frame(Header(MessageType.STREAM, 7, "", 0), encode_timestamped(1, 2, b"\xff")).encode(),
+        encode_data_frame(7, 1, 2, b"\xff", synced=False)[4:],
     ],
     "ack": [Frame(Header(MessageType.EVENT, 0, "$ack", 0), Ack(12, 8_388_608).encode()).encode()],
     "ping": [Frame(Header(MessageType.REQUEST, 0, "$ping", 0), b"\x05").encode()],

@@ -106,14 +106,16 @@ def with_client(
 
 def _builder(arguments: argparse.Namespace, address: Address) -> Any:
     """Return a builder with the settings of the command line. Raises InvalidArgument, WrongUsage, PluginError."""
+    from echokernel.addresses import NO_PORT, parse_address
     from echokernel.client import EchoClient
     from echokernel.loader import load_for_library, make_transport
 
     registry = load_for_library(address.scheme)
     settings = _settings(arguments)
-    builder = EchoClient.builder().transport(
-        make_transport(registry, address.scheme, listening=False, settings=settings)
-    )
+    transport = make_transport(registry, address.scheme, listening=False, settings=settings)
+    if address.port == NO_PORT and not transport.takes_names:
+        parse_address(str(address))  # says what was wanted
+    builder = EchoClient.builder().transport(transport)
     names = list(registry.serializers)
     if arguments.serializer is not None:
         if arguments.serializer not in names:

@@ -2,23 +2,31 @@
 
   echokernel ping quic://127.0.0.1:4433 -c 10 -i 0.2
 
-Prints one line per ping and, also after Ctrl-C, a summary. Exit code 1: none was answered.
+Prints one line per ping and, also after Ctrl-C, a summary. Exit code 1: none was answered. Where the plugin clocksync is
+installed here and used by the node, also how long each way takes, once the clocks are synchronised.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from echokernel.cli import DONE, FAILED, USAGE, fail
 from echokernel.cli._client import add_client_arguments, with_client
 
 if TYPE_CHECKING:
-    from echokernel.client import EchoClient
+    from echokernel.client import ClientBuilder, EchoClient
+    from echokernel.clock import Clock, OneWay
+
+CLOCK = "clocksync"
+
+
+logger = logging.getLogger("echokernel.cli")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +42,8 @@ class _Tally:
     sent: int = 0
     times: list[float] = field(default_factory=list)
     """Seconds, of those that were answered."""
+    one_way: OneWay | None = None
+    """The last one that was known."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,16 +60,45 @@ def run(arguments: argparse.Namespace) -> int:
         return DONE
 
     try:
-        code = with_client(arguments, use)
+        code = with_client(arguments, use, _give_clock)
     except KeyboardInterrupt:
         code = DONE
     if not tally.sent:
         return code or FAILED
     if arguments.json:
-        print_json({"url": arguments.url, **summary(tally.sent, tally.times)}, indent=None)
+        one_way = None if tally.one_way is None else asdict(tally.one_way)
+        print_json({"url": arguments.url, **summary(tally.sent, tally.times), "one_way": one_way}, indent=None)
     else:
         print(summary_text(arguments.url, summary(tally.sent, tally.times)))
     return code if tally.times else FAILED
+
+
+def _give_clock(builder: ClientBuilder) -> None:
+    """Let the client follow the node's clock, if the plugin for it is installed."""
+    clock = _installed_clock()
+    if clock is not None:
+        builder.clock(clock)
+
+
+def _installed_clock() -> Clock | None:
+    from echokernel.clock import Clock
+    from echokernel.loader import PluginFailure, PluginLoader, installed_plugins
+
+    installed = installed_plugins()
+    if CLOCK not in {plugin.name for plugin in installed}:
+        return None
+    loader = PluginLoader(installed=installed)
+    try:
+        loader.load(CLOCK)
+    except PluginFailure as error:
+        logger.debug("no one-way delays: %s", error)
+        return None
+    service = loader.registry.services.get(CLOCK)
+    if service is None:
+        return None
+    factory = service.value
+    clock = factory.create() if factory.settings is None else factory.create(factory.settings())
+    return clock if isinstance(clock, Clock) else None
 
 
 async def _ping(client: EchoClient, arguments: argparse.Namespace, tally: _Tally) -> None:
@@ -78,6 +117,10 @@ async def _ping(client: EchoClient, arguments: argparse.Namespace, tally: _Tally
         else:
             tally.times.append(seconds)
             line = f"{seconds * 1000:.3f} ms"
+            clock = client.context().clock
+            if clock.is_synced and (way := clock.one_way()) is not None:
+                tally.one_way = way
+                line += f"  out {way.out * 1000:.3f} ms, back {way.back * 1000:.3f} ms, ± {way.error * 1000:.3f} ms"
         if not arguments.json:
             print(f"{arguments.url}: ping {number}: {line}", flush=True)
         if number == arguments.count:

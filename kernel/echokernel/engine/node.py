@@ -42,6 +42,8 @@ class Node:
     """The ServerContext or ClientContext."""
     tracebacks: bool = False
     """Whether peers get the tracebacks of handlers that fail."""
+    follows: bool = True
+    """Whether its clock follows that of a node that it dials."""
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
     about: About = field(default_factory=About)
 

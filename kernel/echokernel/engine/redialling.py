@@ -234,6 +234,10 @@ class ReconnectingClient(EchoClient):
         session = self._live
         return session is not None and session._calls.stopped is None
 
+    @property
+    def keeps_trying(self) -> bool:
+        return self._how.first
+
     def reconnect_now(self) -> None:
         self._hint.set()
 

@@ -125,12 +125,8 @@ def make_transport(
     Raises PluginError where there is none for ``scheme``, InvalidArgument with a line for each setting that is wrong.
     """
     if not listening and scheme in registry.discoveries and scheme not in registry.transports:
-        from echokernel.engine.finding import FindingTransport, pins_in
-
-        factory = registry.discoveries[scheme].value
-        discovery = factory.create() if factory.settings is None else factory.create(factory.settings())
         transport = make_transport(registry, DEFAULT_SCHEME, listening=False, settings=settings)
-        return FindingTransport(discovery, transport, DEFAULT_SCHEME, pins_in(settings or {}))
+        return finding_transport(registry, scheme, transport, settings or {})
     entry = registry.transports.get(scheme)
     if entry is None:
         there = ", ".join(sorted(registry.transports)) or "none"
@@ -139,3 +135,12 @@ def make_transport(
 
     model = entry.value.listen_settings if listening else entry.value.connect_settings
     return entry.value.create(settings_of(model, settings or {}, owner=f"transport {scheme!r}"))
+
+
+def finding_transport(registry: Registry, scheme: str, transport: Transport, settings: Mapping[str, Any]) -> Transport:
+    """Return what finds nodes with the discovery called ``scheme`` and dials them with ``transport``, made of ``settings``."""
+    from echokernel.engine.finding import FindingTransport, pins_in
+
+    factory = registry.discoveries[scheme].value
+    discovery = factory.create() if factory.settings is None else factory.create(factory.settings())
+    return FindingTransport(discovery, transport, DEFAULT_SCHEME, pins_in(settings))
