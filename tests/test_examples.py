@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -90,7 +91,9 @@ def test_quickstart() -> None:
     assert lines[3:] == ["audio: 13 bytes"]
 
 
-@pytest.mark.parametrize("serializers", ['["postcard"]', '["msgpack"]', '["postcard", "msgpack"]', '["msgpack", "postcard"]'])
+@pytest.mark.parametrize(
+    "serializers", ['["postcard"]', '["msgpack"]', '["postcard", "msgpack"]', '["msgpack", "postcard"]']
+)
 def test_the_quickstart_with_each_serializer(serializers: str) -> None:
     """From its configuration, asked by a program and by the command line, which have no types of its methods."""
     echokernel = [sys.executable, "-m", "echokernel"]
@@ -121,7 +124,11 @@ def test_the_quickstart_with_each_serializer(serializers: str) -> None:
         node.kill()
         node.communicate()
     assert node.returncode == 0, err
-    assert [line.partition("] ")[2] or line for line in out.splitlines()] == ["Hello from client!", "audio: 13 bytes", "told"]
+    assert [line.partition("] ")[2] or line for line in out.splitlines()] == [
+        "Hello from client!",
+        "audio: 13 bytes",
+        "told",
+    ]
 
 
 def test_the_server_and_the_client_of_the_seed() -> None:
@@ -130,6 +137,15 @@ def test_the_server_and_the_client_of_the_seed() -> None:
         lines = server.stop()
     assert lines[:2] == ["the server has started", "a client connected: 127.0.0.1"]
     assert sorted(lines[2:]) == ["[127.0.0.1] Hello from client!", "audio: 13 bytes"]
+
+
+def test_the_discovery_of_the_seed() -> None:
+    pytest.importorskip("echokernel_mdns")
+    path = EXAMPLES / "seed" / "discovery.py"
+    result = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=SECONDS, check=True)
+    found, answer = result.stdout.splitlines()
+    assert re.fullmatch(r"found: echo-server at quic://127\.0\.0\.1:\d+, protocol quic", found)
+    assert answer == "10 + 20 = 30"
 
 
 def test_the_declarations_of_the_seed() -> None:
