@@ -108,7 +108,9 @@ async def test_waiting_is_for_a_bound_too_and_says_why_it_was_not_reached() -> N
     theirs, ours = Machine(ahead=9).clock(), Machine().clock()
     async with nodes(theirs, ours):
         await ours.wait_synced(2.0, max_error=0.015)
-        with pytest.raises(ClockUnavailable, match=r"not within 1 s: the bound is \d.* wanted 0.001 ms; half of the shortest"):
+        with pytest.raises(
+            ClockUnavailable, match=r"not within 1 s: the bound is \d.* wanted 0.001 ms; half of the shortest"
+        ):
             await ours.wait_synced(1.0, max_error=1e-6)
         await theirs.wait_synced(0.0, max_error=0.0)
 
@@ -354,7 +356,9 @@ async def test_a_circle_of_followers_never_becomes_synchronised() -> None:
     machine = Machine(ahead=5)
     one, other = machine.clock(), Machine().clock()
     async with nodes(one, other), nodes(other, one):
-        with pytest.raises(ClockUnavailable, match="the reference follows another node itself, and is not synchronised"):
+        with pytest.raises(
+            ClockUnavailable, match="the reference follows another node itself, and is not synchronised"
+        ):
             await one.wait_synced(5)
         assert not other.is_synced
         assert machine.reads < 2_000, "nobody is in a hurry"
@@ -374,4 +378,6 @@ async def test_probes_cost_little() -> None:
     async with nodes(theirs, ours):
         await anyio.sleep(60)
     assert len(costs) > 100
-    assert statistics.median(costs) < 2_000_000  # the benchmark's budget is 0.5 ms; this one is for machines that are busy
+    assert (
+        statistics.median(costs) < 2_000_000
+    )  # the benchmark's budget is 0.5 ms; this one is for machines that are busy

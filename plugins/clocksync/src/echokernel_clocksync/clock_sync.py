@@ -7,20 +7,21 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
 from echokernel import ClientBuilder, ClockUnavailable, InvalidArgument
 from echokernel_clocksync.follower import LEAST, Follower
 from echokernel_clocksync.outward import Line, OutwardClock
+from echokernel_clocksync.playout import Playout
 from echokernel_clocksync.probes import ProbeSettings
 from echokernel_clocksync.shared_clock import REMEDY, Nanoseconds, SharedClock
 from echokernel_protocol.clock import ClockAnswer, ClockProbe, decode_clock
 from echokernel_protocol.errors import ProtocolViolation
 
 if TYPE_CHECKING:
-    from echokernel import Session
+    from echokernel import Session, StreamReceiver
 
 logger = logging.getLogger("echokernel.clocksync")
 Builder = TypeVar("Builder")
@@ -174,6 +175,10 @@ class ClockSync(SharedClock):
             self._session = None
             self._ended += 1
             self._tell()
+
+    def playout(self, stream: StreamReceiver, **options: Any) -> Playout:
+        """Play ``stream`` by this clock: what ``stream.playout(…)`` calls. :class:`Playout` has the options."""
+        return Playout(stream, self, monotonic_ns=self._now, **options)
 
     async def _ask(self, session: Session) -> None:
         now = self._now()

@@ -164,9 +164,7 @@ class ClockEstimator:
             self.round_trip, self.round_trip_at = round_trip, exchange.arrived
         self.exchanges += 1
         wander, rate = limits.wander, self._rate
-        self._excess.append(
-            out + back - self._upper.reach(x, rate + wander) - self._lower.reach(x, wander - rate)
-        )
+        self._excess.append(out + back - self._upper.reach(x, rate + wander) - self._lower.reach(x, wander - rate))
         self._line = None
 
     def _certain(self, x: float) -> tuple[float, float]:
