@@ -52,7 +52,11 @@ def test_a_clock_that_is_set_is_a_step_and_what_comes_after_is_led_there_at_once
     follower, reference = Follower(ProbeSettings(), 0), Reference()
     reference.ask(follower, 10.0)
     reference.ahead += 5 * MS
-    news = reference.ask(follower, 30.0)
+    began = follower.plan.due
+    assert reference.ask(follower, 0.07)[:3] == ["nothing", "nothing", "stepped"], "nobody waits for the next second"
+    assert follower.unsteady
+    assert follower.plan.due - began < 100 * MS
+    news = ["nothing", "nothing", "stepped", *reference.ask(follower, 30.0)]
     assert [news.index(kind) for kind in ("nothing", "stepped")] == [0, 2]
     assert news.count("stepped") == 2
     assert not follower.unsteady

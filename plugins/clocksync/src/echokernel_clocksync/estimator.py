@@ -113,7 +113,7 @@ class ClockEstimator:
         ``step``: it was the third; what was known is forgotten. ``nonsense``: no two clocks could read that. Never raises.
         """
         round_trip = exchange.round_trip
-        if exchange.arrived < exchange.sent or exchange.replied < exchange.received or round_trip < -self.limits.grain:
+        if exchange.replied < exchange.received or round_trip < -self.limits.grain:
             return "nonsense"
         if not self.exchanges:
             self._x0, self._y0 = exchange.arrived, exchange.received - exchange.sent
