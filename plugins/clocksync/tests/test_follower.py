@@ -98,6 +98,19 @@ def test_what_is_absurd_or_not_synchronised_is_not_followed_until_it_is() -> Non
     assert (follower.settled, follower.trouble) == (True, "")
 
 
+def test_another_connection_brings_another_burst_and_what_was_lost_is_counted() -> None:
+    follower, reference = Follower(ProbeSettings(), 0), Reference()
+    reference.ask(follower, 60.0)
+    asked = follower.stats()["probes"]
+    unanswered = follower.plan.ask(follower.plan.due)
+    follower.connect(100 * S)
+    assert follower.plan.burst_left == 16
+    assert (follower.stats()["probes"], follower.stats()["lost"]) == (asked + 1, 1)
+    assert follower.take(reference.answer(unanswered, 100 * S), 100 * S) == "nothing"
+    assert follower.counts["unknown"] == 1
+    assert follower.plan.ask(100 * S) == unanswered + 1
+
+
 def test_bounds_of_the_reference_are_added() -> None:
     follower, reference = Follower(ProbeSettings(), 0), Reference()
     reference.bound = 3 * MS
