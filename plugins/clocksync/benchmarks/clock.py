@@ -6,7 +6,8 @@ The server is a process whose clock is 123.456 s ahead and 40 ppm faster; all pr
 so what its shared time is at any moment is known here to the microsecond. A relay, a third process, delays and drops packets.
 ``error`` is the distance of ``now_us()``, every 20 ms from the moment on at which the clock says that it is synchronised.
 ``cover``: queries in which the truth was in ``interval()`` and no further off than ``bound_us``. ``wide``: those in which the
-bound was more than half of the shortest round trip + 200 ppm of its age + 0.2 ms. ``CPU``: of one answer, from its bytes to
+half of the interval, or the bound without what is left to slew, was more than half of the shortest round trip + 200 ppm of its
+age + 0.2 ms. ``CPU``: of one answer, from its bytes to
 the corrected clock, median. Steps and an hour without any are simulated. ``--strict``: exit code 1 when a budget is missed.
 """
 
@@ -162,7 +163,9 @@ async def query(profile: Profile, port: int, origin_us: int, began: int, seconds
                 covered = interval.earliest_us <= after and before <= interval.latest_us
                 result.uncovered += not (covered and before - bound - 1 <= now <= after + bound + 1)
                 stats = clock.stats()
-                result.wide += bound > stats["rtt_min_us"] / 2 + 200 * stats["rtt_min_age_s"] + 200
+                allowed = stats["rtt_min_us"] / 2 + 200 * stats["rtt_min_age_s"] + 200
+                half = (interval.latest_us - interval.earliest_us) / 2
+                result.wide += half > allowed or bound - abs(stats["slewing_us"]) > allowed + 1
             await anyio.sleep(0.02)
         load.cancel_scope.cancel()
     result.stats = dict(clock.stats())

@@ -31,6 +31,9 @@ def test_a_burst_comes_first_and_then_the_pace_follows_what_there_is_to_learn() 
         assert asked[:16] == [20 * MS * number for number in range(16)]
         pauses = [(after - before) / S for before, after in pairwise(asked)]
         assert 0.2 <= pauses[15] <= 0.4
+        if not gain:  # long pauses end with two probes: the first one wakes both machines
+            assert set(pauses[-9::2]) == {0.003} or set(pauses[-8::2]) == {0.003}
+        pauses = [pause for pause in pauses if pause != 0.003]
         assert all(least <= pause <= most for pause in pauses[-3:])
         assert len(set(pauses[-10:])) > 1 or len(pauses) < 40, "never in step with what else happens each second"
 
@@ -61,7 +64,7 @@ def test_silence_is_noticed_and_lost_probes_are_forgotten() -> None:
     asked = run(plan, 20, 0.0, answer=False)
     assert plan.is_silent
     assert plan.waiting <= 6
-    assert plan.lost >= len(asked) - 6
+    assert plan.lost >= len(asked) - 6 > 0
     plan.answered(plan.ask(plan.due), plan.due)
     assert not plan.is_silent
 

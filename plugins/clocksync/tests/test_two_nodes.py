@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -328,3 +330,44 @@ async def test_answers_for_a_session_that_is_not_followed_are_ignored() -> None:
         await anyio.sleep(1)
         assert ours.stats()["answered"] == 1
         assert theirs.is_synced
+
+
+async def test_a_second_session_is_followed_when_the_first_is_over() -> None:
+    first, second = Machine(ahead=50).clock(), Machine(ahead=60, wall=NOON + 10**12).clock()
+    ours = Machine().clock()
+    async with nodes(second, ours), nodes(first, ours):
+        await ours.wait_synced()
+        followed = ours.stats()["epoch"]
+        assert followed == second.stats()["epoch"]  # it was dialled before
+        assert first.stats()["answered"] == 0
+    async with nodes(first, ours) as inner, nodes(second, ours):
+        await anyio.sleep(2)
+        await inner.client.session.close()
+        await anyio.sleep(2)
+        assert ours.stats()["epoch"] == second.stats()["epoch"]
+        assert abs(wrong_us(ours, second)) < 20_000
+
+
+async def test_a_circle_of_followers_never_becomes_synchronised() -> None:
+    one, other = Machine(ahead=5).clock(), Machine().clock()
+    async with nodes(one, other), nodes(other, one):
+        with pytest.raises(ClockUnavailable, match="the reference follows another node itself, and is not synchronised"):
+            await one.wait_synced(5)
+        assert not other.is_synced
+
+
+async def test_probes_cost_little() -> None:
+    theirs, ours = Machine(ahead=50).clock(), Machine().clock()
+    costs: list[int] = []
+    received = ours.received
+
+    def metered(session: Session, payload: bytes) -> None:
+        began = time.thread_time_ns()
+        received(session, payload)
+        costs.append(time.thread_time_ns() - began)
+
+    ours.received = metered  # type: ignore[method-assign]
+    async with nodes(theirs, ours):
+        await anyio.sleep(60)
+    assert len(costs) > 100
+    assert statistics.median(costs) < 2_000_000  # the benchmark's budget is 0.5 ms; this one is for machines that are busy

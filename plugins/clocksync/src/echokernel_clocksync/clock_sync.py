@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from echokernel import ClientBuilder, Clock, ClockUnavailable, InvalidArgument, OneWay, TimeInterval
-from echokernel_clocksync.follower import Follower
+from echokernel_clocksync.follower import LEAST, Follower
 from echokernel_clocksync.outward import Line, OutwardClock
 from echokernel_clocksync.playout import Playout
 from echokernel_clocksync.probes import ProbeSettings
@@ -161,7 +161,10 @@ class ClockSync(Clock):
 
     @property
     def bound_us(self) -> float:
-        """How far :meth:`now_us` is from the reference's clock at most, µs. 0 at the reference. Raises ClockUnavailable."""
+        """How far :meth:`now_us` is from the reference's clock at most, µs; 0 at the reference. Raises ClockUnavailable.
+
+        What is left of a correction that is being slewed is in it: ``stats()["slewing_us"]``.
+        """
         if not self._follows:
             return 0.0
         now = self._now()
@@ -244,7 +247,8 @@ class ClockSync(Clock):
         """Return counters, and the newest figures.
 
         Of probes sent: ``probes answers lost late unknown nonsense doubted absurd unsynced steps restarts``; of others':
-        ``answered malformed``; ``epoch`` names the timeline. With a reference also ``rtt_min_us rtt_min_age_s rtt_us age_s``.
+        ``answered malformed``; ``epoch`` names the timeline. With a reference also
+        ``rtt_min_us rtt_min_age_s rtt_us age_s slewing_us`` (positive: ahead, and slowed down).
         """
         follower, found = self._follower, dict[str, int | float]()
         found["answered"], found["malformed"] = self._counts["answered"], self._counts["malformed"]
@@ -255,6 +259,7 @@ class ClockSync(Clock):
                 found["rtt_us"] = follower.newest.round_trip / 1000
                 found["rtt_min_us"] = follower.estimator.round_trip / 1000
                 now = self._now()
+                found["slewing_us"] = self._lag(now) / 1000
                 found["rtt_min_age_s"] = (now - follower.estimator.round_trip_at) / 1e9
                 found["age_s"] = (now - follower.estimator.newest) / 1e9
         return found
@@ -266,12 +271,11 @@ class ClockSync(Clock):
         reference has no clock to follow.
         """
         ended = self._ended
-        changed = anyio.Event()
         with anyio.move_on_after(timeout):
             while not self._is_within(max_error):
                 if self._session is not None and not self._session.answers_clock:
                     raise ClockUnavailable(self._why_not())
-                if self._follower is not None and self._follower.counts["absurd"] and self._outward is None:
+                if self._follower is not None and self._follower.is_absurd and not self.is_synced:
                     raise ClockUnavailable(self._why_not())
                 if self._ended != ended and not self.redials:
                     raise ClockUnavailable(f"the session ended before the clock was synchronised; {self._why_not()}")
@@ -372,7 +376,7 @@ class ClockSync(Clock):
 
     def _steer(self, follower: Follower, at: int, *, jump: bool) -> None:
         """Lead the outward clock to where the follower says."""
-        if follower.timeline.epoch is None or follower.estimator.exchanges < 3:
+        if follower.timeline.epoch is None or (follower.estimator.exchanges < LEAST and not jump):
             return
         line = follower.line(at)
         if self._outward is None:

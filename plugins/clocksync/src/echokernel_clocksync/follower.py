@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
-from echokernel_clocksync.estimator import ClockEstimator, Estimate, Exchange
+from echokernel_clocksync.estimator import ClockEstimator, Exchange
 from echokernel_clocksync.outward import Line
 from echokernel_clocksync.probes import ProbePlan, ProbeSettings
 from echokernel_clocksync.timeline import RemoteTimeline, is_absurd
@@ -13,7 +13,7 @@ from echokernel_clocksync.timeline import RemoteTimeline, is_absurd
 if TYPE_CHECKING:
     from echokernel_protocol.clock import ClockAnswer
 
-__all__ = ["Follower", "News"]
+__all__ = ["LEAST", "Follower", "News"]
 
 News = Literal["nothing", "better", "stepped"]
 LEAST = 3  # exchanges; as many as a step needs, so that one lie does not set the clock
@@ -33,6 +33,8 @@ class Follower:
         self.newest: Exchange | None = None
         self.trouble = ""
         """Why there is no shared time, for people; empty where nothing is wrong."""
+        self.is_absurd = False
+        """Whether that is a reference which has no idea of the time."""
         self.settled = False
         """Whether a burst has been answered, so that the estimate is worth being followed."""
         self.unsteady = False
@@ -46,7 +48,7 @@ class Follower:
         self.counts["lost"] += self.plan.lost + self.plan.waiting
         self.counts["late"] += self.plan.late
         self.plan = ProbePlan(self._settings, at, self.plan.number)
-        self.trouble = ""
+        self.trouble, self.is_absurd = "", False
 
     def take(self, answer: ClockAnswer, arrived: int) -> News:
         """Learn from an answer that arrived at our time ``arrived``. Never raises; what is not to be believed is counted."""
@@ -69,7 +71,8 @@ class Follower:
             return "nothing"
         plan.learned(self.estimator.likely_gain)
         self.newest = exchange
-        if is_absurd(answer.shared_ns):
+        self.is_absurd = is_absurd(answer.shared_ns)
+        if self.is_absurd:
             counts["absurd"] += 1
             self.trouble = (
                 f"the reference's time is {answer.shared_ns / 1e9:.0f} s after 1970, which is not between 2020 and 2200: "
@@ -86,10 +89,12 @@ class Follower:
             counts["steps"] += 1
             self.unsteady = True
             plan.burst(arrived)
-        elif not plan.burst_left:
-            self.unsteady = False
+            return "stepped"
         self._settle(arrived)
-        return "stepped" if verdict == "step" or new_timeline else "better"
+        if self.unsteady and not plan.burst_left:
+            self.unsteady = False
+            return "stepped"  # the rest of it: the first answers after a step say only roughly where the clock is
+        return "better"
 
     def pass_time(self, at: int) -> None:
         """Note what has not been answered, and whether enough has been."""
@@ -108,10 +113,6 @@ class Follower:
         theirs = at + estimate.offset
         ahead, bound = self.timeline.ahead(theirs), self.timeline.bound(theirs)
         return at + estimate.low + ahead - bound, at + estimate.high + ahead + bound
-
-    def estimate(self, at: int) -> Estimate | None:
-        """Return their monotonic clock minus ours; None before the first exchange."""
-        return self.estimator.estimate(at) if self.estimator.exchanges else None
 
     def stats(self) -> dict[str, int]:
         """Return counters of probes and of what became of their answers."""

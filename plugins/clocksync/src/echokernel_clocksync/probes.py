@@ -12,6 +12,9 @@ PATIENCE_NS = 1_000_000_000
 """A probe without an answer for so long counts as missed; the answer may still come."""
 MISSED = 4
 """In a row: the reference is silent."""
+WARM_NS = 3_000_000
+"""After a long pause two probes leave so shortly after one another: the first wakes the processors on the way there, which
+makes that way longer than the way back, by 0.1 ms and more."""
 OPEN = 64  # probes that may wait for their answers: 5 s of the quickest pace, bursts included
 
 
@@ -42,6 +45,7 @@ class ProbePlan:
         "_missed_up_to",
         "_number",
         "_settings",
+        "_warm",
         "asked",
         "asked_last",
         "burst_left",
@@ -57,6 +61,8 @@ class ProbePlan:
         self._asked: dict[int, int] = {}
         self._number = number
         self._missed_up_to = -1
+        self._warm = False
+        """Whether the newest probe was there to wake everybody for the next one."""
         self.due = at
         """Our time of the next probe, ns."""
         self.interval = settings.quickest
@@ -101,7 +107,13 @@ class ProbePlan:
             self.burst_left -= 1
         # not in step with what else happens once a second on this machine
         pause = self.interval * (90 + self._number * 7 % 20) // 100
-        self.due = at + (self._settings.burst_pause if self.burst_left else pause)
+        if self.burst_left:
+            pause = self._settings.burst_pause
+        elif self.interval > self._settings.interval and not self._warm:
+            self._warm, pause = True, WARM_NS
+        else:
+            self._warm = False
+        self.due = at + pause
         return number
 
     def answered(self, number: int, at: int) -> int | None:
