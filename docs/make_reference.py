@@ -99,6 +99,7 @@ MADE_BY_THE_KERNEL = {
 }
 
 OTHERS = {
+    "Discovery": "A `MdnsDiscovery` with the default settings, ready to be used: see [discovery](guide/discovery.md).",
     "CASES": "What is demanded of every serializer: a tuple of `Case`.",
     "BroadcastPolicy": "What becomes of a broadcast at a session that is behind: see `ServerContext.broadcast`.",
     "SessionId": "The number of a session: an `int` of a type of its own for type checkers.",

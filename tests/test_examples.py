@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -138,6 +139,15 @@ def test_the_server_and_the_client_of_the_seed() -> None:
         lines = server.stop()
     assert lines[:2] == ["the server has started", "a client connected: 127.0.0.1"]
     assert sorted(lines[2:]) == ["[127.0.0.1] Hello from client!", "audio: 13 bytes"]
+
+
+def test_the_discovery_of_the_seed() -> None:
+    pytest.importorskip("echokernel_mdns")
+    path = EXAMPLES / "seed" / "discovery.py"
+    result = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=SECONDS, check=True)
+    found, answer = result.stdout.splitlines()
+    assert re.fullmatch(r"found: echo-server at quic://127\.0\.0\.1:\d+, protocol quic", found)
+    assert answer == "10 + 20 = 30"
 
 
 def test_the_declarations_of_the_seed() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal
@@ -133,9 +133,14 @@ class Discovery(ABC):
 
     async def discover_stream(self, name: str) -> AsyncIterator[ServiceInfo]:
         """Yield services called ``name`` as they appear."""
-        async for event in self.discover_events(name):
-            if event.kind == "appeared":
-                yield event.service
+        events = self.discover_events(name)
+        try:
+            async for event in events:
+                if event.kind == "appeared":
+                    yield event.service
+        finally:
+            if isinstance(events, AsyncGenerator):  # it is closed with this one, not when it is collected
+                await events.aclose()
 
     def suspect(self, service: ServiceInfo) -> None:
         """``service`` could not be reached. A backend may keep it back until it hears from it again."""

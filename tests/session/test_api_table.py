@@ -1,7 +1,7 @@
 """The table that puts the seed's API beside ours: a test for each of its rows, which uses every name of the row.
 
 One row is left out, because nothing of it exists yet: ``ClockSync`` (echokernel-clocksync). The row of discovery is tested
-with a backend of this module; ``Discovery`` as a facade with a default backend comes with echokernel-mdns.
+with a backend of this module; ``Discovery`` as a ready backend is tested with echokernel-mdns.
 """
 
 from __future__ import annotations
