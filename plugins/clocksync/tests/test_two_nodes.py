@@ -106,7 +106,9 @@ async def test_waiting_is_for_a_bound_too_and_says_why_it_was_not_reached() -> N
     theirs, ours = Machine(ahead=9).clock(), Machine().clock()
     async with nodes(theirs, ours):
         await ours.wait_synced(2.0, max_error=0.015)
-        with pytest.raises(ClockUnavailable, match=r"not within 1 s: the bound is \d.* wanted 0.001 ms; half of the shortest"):
+        with pytest.raises(
+            ClockUnavailable, match=r"not within 1 s: the bound is \d.* wanted 0.001 ms; half of the shortest"
+        ):
             await ours.wait_synced(1.0, max_error=1e-6)
         await theirs.wait_synced(0.0, max_error=0.0)
 
@@ -351,7 +353,9 @@ async def test_a_second_session_is_followed_when_the_first_is_over() -> None:
 async def test_a_circle_of_followers_never_becomes_synchronised() -> None:
     one, other = Machine(ahead=5).clock(), Machine().clock()
     async with nodes(one, other), nodes(other, one):
-        with pytest.raises(ClockUnavailable, match="the reference follows another node itself, and is not synchronised"):
+        with pytest.raises(
+            ClockUnavailable, match="the reference follows another node itself, and is not synchronised"
+        ):
             await one.wait_synced(5)
         assert not other.is_synced
 
@@ -370,4 +374,6 @@ async def test_probes_cost_little() -> None:
     async with nodes(theirs, ours):
         await anyio.sleep(60)
     assert len(costs) > 100
-    assert statistics.median(costs) < 2_000_000  # the benchmark's budget is 0.5 ms; this one is for machines that are busy
+    assert (
+        statistics.median(costs) < 2_000_000
+    )  # the benchmark's budget is 0.5 ms; this one is for machines that are busy
