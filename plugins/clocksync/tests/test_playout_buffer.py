@@ -254,6 +254,18 @@ def test_becoming_synchronised_is_not_heard(policy: Any, who: str, error: int) -
     assert (player.late, player.far_future) == (0, 0)
 
 
+def test_what_is_held_when_clocks_come_to_agree_keeps_its_distances() -> None:
+    player = Player(FixedDelay(SECOND), synced=False)
+    player.clock_synced, player.stamp_error = True, -3_600_000
+    out = player.run(*range(100))
+    player.stamped_shared, player.stamp_error = True, 0
+    for seq in (101, 100, 102):  # the order has to be looked at again
+        player.put(seq, max(2_050, 20 * seq + 30))
+    out += player.play(10_000)
+    assert [seq for seq, _ in out] == list(range(103))
+    assert max(abs(gap - 20) for gap in gaps(out)) <= 1
+
+
 def test_losing_the_clock_is_not_heard() -> None:
     player = Player()
     out = player.run(*range(100))
