@@ -18,7 +18,8 @@ class ClockSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     reference: str | None = Field(
-        default=None, description="The node to follow: quic://host:port. Without it, this node is the reference."
+        default=None,
+        description="The node to follow: quic://host:port, or mdns://name. Without it, this node is the reference.",
     )
     fingerprint: str | None = Field(default=None, description="Trust this key of the reference: sha256:…")
     ca: str | None = Field(default=None, description="Trust certificates from these authorities: a PEM file.")
@@ -46,7 +47,7 @@ class ClockSettings(BaseModel):
     def _is_address(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                parse_address(value)
+                parse_address(value, named=True)
             except InvalidArgument as error:
                 raise ValueError(str(error)) from error
         return value
