@@ -155,7 +155,8 @@ def test_wrong_settings_show_where_they_are_written(make: Any, says: str) -> Non
 
 def test_the_table_of_settings_is_that_of_the_code() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    rows = [line.split("|")[1:3] for line in readme.splitlines() if line.startswith("| `")]
+    table = readme.partition("Settings of the service `clocksync`:\n\n")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
     shown = {name.strip(" `"): value.strip() for name, value in rows}
     defaults = {name: field.default for name, field in ClockSettings.model_fields.items()}
     assert shown == {
