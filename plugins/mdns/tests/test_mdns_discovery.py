@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator
 
@@ -197,6 +199,32 @@ async def test_a_port_that_is_not_shared_is_named(here: MdnsDiscovery) -> None:
         with pytest.raises(DiscoveryUnavailable, match="disallow-other-stacks=no"):
             async with here.advertise(local()):
                 raise AssertionError
+
+
+LEAVING = """
+import asyncio, sys
+from echokernel import Address
+from echokernel_mdns import MdnsDiscovery, ServiceInfo
+
+async def main():
+    service = ServiceInfo("leaving").with_addresses(Address("quic", "127.0.0.1", 7))
+    await MdnsDiscovery(interfaces=["127.0.0.1"]).advertise(service, fast=True)
+    sys.stdin.readline()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_program_that_ends_says_goodbye(here: MdnsDiscovery) -> None:
+    events = here.discover_events("leaving")
+    with subprocess.Popen([sys.executable, "-c", LEAVING], stdin=subprocess.PIPE) as program:  # noqa: ASYNC220
+        assert (await following(events, 10)).kind == "appeared"
+        assert program.stdin is not None
+        program.stdin.close()
+        assert (await following(events)).kind == "gone"
+        await anyio.to_thread.run_sync(program.wait)
+    await events.aclose()
+    assert program.returncode == 0
 
 
 def test_the_ready_instance_has_the_default_settings() -> None:

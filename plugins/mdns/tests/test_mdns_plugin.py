@@ -20,7 +20,7 @@ from echokernel.registry import Registry
 from echokernel_mdns import MdnsDiscovery, plugin, probe, showing
 from echokernel_mdns.check import MdnsCheck
 from echokernel_mdns.command import DiscoverCommand
-from echokernel_mdns.service import NodeAdvertiser
+from echokernel_mdns.service import NodeAdvertiser, stable_id
 from echokernel_mdns.settings import AdvertiserSettings, MdnsSettings
 
 ALONE = """
@@ -124,13 +124,14 @@ async def test_a_node_announces_each_of_its_listeners(here: MdnsDiscovery, there
     assert {each.instance: each.port for each in found} == {"the node": 1, "the node-2": 2}
     facts = dict(found[0].properties)
     assert facts.pop("v")
+    assert facts.pop("id") == stable_id("quickstart", Open(1).fingerprint) != stable_id("another", Open(1).fingerprint)
     assert facts == {"boot": "b" * 16, "alpn": "echostream/1", "fp": "sha256:" + "A" * 43, "room": "12"}
     await node.stop()
     assert await there.discover("quickstart", timeout=0.5) == []
     with pytest.raises(InvalidArgument, match="no QUIC listener to announce"):
         await node.start(context([Open(3, "memory")]))
     with pytest.raises(InvalidArgument, match="property 'fp' is the node's own"):
-        await NodeAdvertiser(here, properties={"fp": "x"}).start(context([Open(1)]))
+        NodeAdvertiser(here, properties={"fp": "x"})
 
 
 @pytest.mark.anyio
