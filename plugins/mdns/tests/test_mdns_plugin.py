@@ -165,8 +165,8 @@ async def test_once_prints_a_table_or_an_array(
         header, row = capsys.readouterr().out.splitlines()
         assert header.split() == ["NAME", "INSTANCE", "ADDRESS", "FINGERPRINT", "VERSION", "SEEN", "FOR"]
         assert row.split() == ["cam", "cam", "1", "quic://127.0.0.1:4433", "sha256:AAAAAAAAAAAA…", "0.1.0", "0", "s"]
-        assert await showing.show_once(here, None, 0.5, as_json=True) == 1
-        [plain] = json.loads(capsys.readouterr().out)
+        assert await showing.show_once(here, None, 0.5, as_json=True) >= 1
+        [plain] = [each for each in json.loads(capsys.readouterr().out) if each["name"] == "cam"]
         assert (plain["instance"], plain["addresses"], plain["suspect"]) == ("cam 1", ["quic://127.0.0.1:4433"], False)
     assert await showing.show_once(here, "cam", 0.2, as_json=False) == 0
     assert capsys.readouterr() == ("", "nothing called 'cam' announced itself within 0.2 s\n")
