@@ -42,7 +42,10 @@ async def test_a_table_on_a_terminal_until_ctrl_c(here: MdnsDiscovery, anyio_bac
 
     service = ServiceInfo("mdns-test-live").with_addresses(Address("quic", "127.0.0.1", 4433))
     async with here.advertise(service, fast=True):
-        process = subprocess.Popen([*COMMAND, "mdns-test-live"], stdin=theirs, stdout=theirs, stderr=theirs)  # noqa: ASYNC220
+        environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [*COMMAND, "mdns-test-live"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        )
         os.close(theirs)
         reader = threading.Thread(target=read)
         reader.start()
