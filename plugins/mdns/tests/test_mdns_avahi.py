@@ -21,7 +21,7 @@ import mdns_lab as lab
 pytestmark = pytest.mark.slow
 
 ADVERTISE = """
-import asyncio, json, sys
+import asyncio, json, signal, sys
 from echokernel_mdns import MdnsDiscovery, ServiceInfo
 
 async def main():
@@ -29,7 +29,9 @@ async def main():
     service = ServiceInfo(name, port=port, properties=tuple(properties.items()), instance=instance)
     async with MdnsDiscovery().advertise(service) as advertiser:
         print(json.dumps([advertiser.service.instance, *map(str, advertiser.service.addresses)]), flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+        await stop.wait()
 
 asyncio.run(main())
 """
@@ -181,7 +183,7 @@ def test_a_server_on_loopback_is_not_announced_to_others(machines: list[lab.Mach
     code = ADVERTISE.replace(
         "instance=instance)", "instance=instance).with_addresses(Address('quic', '127.0.0.1', port))"
     )
-    code = code.replace("import asyncio, json, sys", "import asyncio, json, sys\nfrom echokernel import Address")
+    code = f"from echokernel import Address\n{code}"
     with third.running(sys.executable, "-c", code, json.dumps(["private", "", 6, {}])) as server:
         assert said(server)[1:] == ["quic://127.0.0.1:6"]
         look = (*lab.COMMAND, "discover", "--once", "--timeout", "1.5", "--json", "private")
@@ -210,6 +212,7 @@ def test_a_machine_in_two_networks_is_announced_in_both_with_all_its_addresses(m
     for number, machine in ((1, first), (3, third)):
         machine.run("ip", "addr", "add", f"10.77.0.{number}/24", "dev", "eth1")
         machine.run("ip", "link", "set", "eth1", "up")
+    time.sleep(1.0)  # until it runs
     try:
         with advertise(third, "two homes", 5) as server:
             assert set(said(server)[1:]) == {f"quic://{third.address}:5", "quic://10.77.0.3:5"}
