@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -204,6 +206,76 @@ def test_upload(tmp_path: Path) -> None:
         assert client("upload", server.address, str(file)) == ["16 frames, checksums agree"]
         assert (folder / "photo.raw").read_bytes() == file.read_bytes()
         assert server.stop()[1] == "photo.raw: 1,000,000 bytes"
+
+
+def test_two_rooms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both play all of the sound, each packet at about the same time: on this machine one clock tells."""
+    pytest.importorskip("echokernel_clocksync")
+    monkeypatch.chdir(tmp_path)
+    sound = tmp_path / "sound.wav"
+    with wave.open(str(sound), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(8_000)
+        file.writeframes(os.urandom(8_000 * 4))  # a second of noise
+    with serving("two_rooms", str(sound)) as server:
+        rooms = [
+            subprocess.Popen(
+                [sys.executable, EXAMPLES / "two_rooms" / "client.py", server.address, name],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for name in ("kitchen", "study")
+        ]
+        try:
+            said = [room.communicate(timeout=SECONDS)[0] for room in rooms]
+        finally:
+            for room in rooms:
+                room.kill()
+                room.communicate()
+        assert [room.returncode for room in rooms] == [0, 0]
+        assert server.stop()[1] == "50 packets to 2 rooms"
+    played = [int(line.split()[1]) for line in said]
+    assert min(played) >= 45, said  # a busy machine can make some late
+    measure = EXAMPLES / "two_rooms" / "measure.py"
+    done = subprocess.run(
+        [sys.executable, measure, "kitchen.jsonl", "study.jsonl"], capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        assert float(line.split("clock")[1].split(":")[1].split()[0]) < 20, line
+    for name, count in zip(("kitchen.wav", "study.wav"), played, strict=True):
+        with wave.open(name, "rb") as copy, wave.open(str(sound), "rb") as original:
+            if count == 50:
+                assert copy.readframes(8_000) == original.readframes(8_000)
+
+
+def test_two_rooms_makes_a_sound_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("echokernel_clocksync")
+    monkeypatch.syspath_prepend(str(EXAMPLES / "two_rooms"))
+    spec = importlib.util.spec_from_file_location("two_rooms_server", EXAMPLES / "two_rooms" / "server.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.beeps(tmp_path / "beeps.wav")
+    with wave.open(str(tmp_path / "beeps.wav"), "rb") as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (1, 22_050, 3 * 22_050)
+        first = file.readframes(2_205)
+        assert max(first) > 0
+        assert max(file.readframes(2_205)) == 0
+
+
+def test_sensors() -> None:
+    pytest.importorskip("echokernel_clocksync")
+    with serving("sensors") as server:
+        said = client("sensors", server.address, "1")
+        lines = server.stop()[1:]
+    assert said[0].startswith("30 pictures sent, ")
+    pairs = [line for line in lines if line.startswith("picture ")]
+    assert len(pairs) >= 25, lines  # a busy machine can make some late
+    assert all(abs(float(line.split(", ")[1].removesuffix(" ms"))) <= 4 for line in pairs)
+    assert lines[-1].startswith(f"{len(pairs)} pairs, ")
 
 
 def test_every_example_is_listed_and_tested() -> None:

@@ -160,11 +160,12 @@ def remote_error(error: EchoError) -> str:
 
 
 def _unreachable(error: EchoError, address: Address) -> str:
+    from echokernel.addresses import NO_PORT
     from echokernel.errors import TransportError
 
     text = remote_error(error)
     if str(address) not in text:
         text = f"cannot connect to {address}: {text}"
-    if isinstance(error, TransportError) and error.retryable and "running" not in text:
+    if isinstance(error, TransportError) and error.retryable and address.port != NO_PORT and "running" not in text:
         text += "; is a node running there? Start one with: echokernel run FILE"
     return text

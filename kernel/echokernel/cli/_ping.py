@@ -78,6 +78,7 @@ def _give_clock(builder: ClientBuilder) -> None:
     clock = _installed_clock()
     if clock is not None:
         builder.clock(clock)
+        logging.getLogger(f"echokernel.{CLOCK}").setLevel(logging.ERROR)  # that a node has no clock is no news here
 
 
 def _installed_clock() -> Clock | None:
