@@ -209,7 +209,9 @@ def simulate(hours: float) -> list[tuple[str, str, bool]]:
             wide += query.bound > query.allowed
         false += len(link.noticed)
     rows.append((f"simulated: {len(PATHS)} paths, {hours:g} h each: false steps", str(false), false == 0))
-    rows.append((f"simulated: {queries:,} queries: not covered, too wide", f"{uncovered}, {wide}", not uncovered and not wide))
+    rows.append(
+        (f"simulated: {queries:,} queries: not covered, too wide", f"{uncovered}, {wide}", not uncovered and not wide)
+    )
     for name in ("lan", "25±5 ms", "50±10 ms", "wifi"):
         path, quick, trials = PATHS[name], 0, 40
         for seed in range(trials):
@@ -264,7 +266,9 @@ def plot(results: dict[str, Result], file: str) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(len(results), sharex=True, figsize=(8, 1.35 * len(results) + 0.8), layout="constrained")
+    figure, axes = pyplot.subplots(
+        len(results), sharex=True, figsize=(8, 1.35 * len(results) + 0.8), layout="constrained"
+    )
     for axis, (name, result) in zip(axes if len(results) > 1 else [axes], results.items(), strict=True):
         axis.plot(result.times, result.errors, linewidth=0.8, color="#1b6ca8")
         axis.axhline(0, linewidth=0.5, color="#888888")

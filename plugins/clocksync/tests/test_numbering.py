@@ -63,6 +63,7 @@ def test_zero_follows_the_last_number() -> None:
         ("far ahead, but older", [(10, 200), (60_000, 100)], Kind.FORGOTTEN),
         ("of the count before the restart", [(5_000, 0), (0, 20), (4_999, -20)], Kind.FORGOTTEN),
         ("of the count before, a little ahead of this one", [(70, 0), (0, 20), (69, -20)], Kind.FORGOTTEN),
+        ("too old for the count that has begun", [(5_000, 0), (1_000, 20), (935, 10)], Kind.FORGOTTEN),
         ("overtaken by the restart", [(5_000, 0), (1, 40), (0, 20)], Kind.REORDERED),
     ],
 )

@@ -25,11 +25,11 @@ from echokernel import (
     stream,
 )
 from echokernel.testing import MemoryFaults, MemoryTransport, connected
-from echokernel_clocksync.playout import PlayoutFrame
+from echokernel_clocksync.playout import Playout, PlayoutFrame
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves helpers beside the tests to us
 
-from shared_time import EPOCH_US, SharedClock
+from shared_time import EPOCH_US, SharedClock, monotonic_ns
 
 pytestmark = pytest.mark.anyio
 
@@ -401,3 +401,27 @@ async def test_the_options_reach_the_buffer() -> None:
         await until(lambda: late.ended)
     assert [frame.late for frame in late.frames] == [True] * 10
     assert (late.stats["late"], late.stats["dropped_late"]) == (10, 0)
+
+
+async def test_clocks_that_were_read_apart_are_read_again() -> None:
+    """The machine did something else for 50 ms between the two: that is no step of the shared clock."""
+
+    class Interrupted(SharedClock):
+        ahead = 0
+        reads = 0
+
+        def now_us(self) -> int:
+            self.reads += 1
+            if self.reads in (20, 40):
+                self.ahead += 50_000_000
+            return super().now_us() + self.ahead // 1000
+
+        def playout(self, stream: StreamReceiver, **options: Any) -> Playout:
+            return Playout(stream, self, monotonic_ns=lambda: monotonic_ns() + self.ahead, **options)
+
+    room = Room(delay=5.0)
+    async with nodes(room.handler, clock=Interrupted()) as running:
+        await send(running.client, 50)
+        await until(lambda: room.ended)
+    assert room.stats["discontinuities"] == 0
+    assert room.stats["played"] == 50

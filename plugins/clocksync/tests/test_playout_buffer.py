@@ -49,8 +49,9 @@ class Player:
         return [(played.frame, at) for played, at in self.frames(until)]
 
     def frames(self, until: float) -> list[tuple[Played, float]]:
-        out = []
+        out: list[tuple[Played, float]] = []
         while (due := self.buffer.next_due()) is not None and due <= until * MS:
+            due = max([due, *(round(at * MS) for _, at in out[-1:])])  # overdue: it comes with the frame before it
             played = self.buffer.pop(due, self.offset)
             assert played is not None
             out.append((played, due / MS))
@@ -160,6 +161,38 @@ def test_a_stamp_that_is_a_little_ahead_holds_nobody_up() -> None:
     assert player.play(500) == [(0, 100), (1, 140), (2, 140)]
 
 
+def test_a_wild_stamp_that_was_overtaken_holds_nobody_up() -> None:
+    player = Player()
+    player.put(2)
+    player.put(1, 75, stamp=900)
+    assert player.play(500) == [(1, 140), (2, 140)]
+
+
+def test_a_stamp_of_long_ago_hurries_nobody() -> None:
+    player = Player(FixedDelay(SECOND))
+    for seq in range(10):
+        player.put(seq)
+    player.put(10, 230, stamp=-300)
+    player.put(11)
+    assert player.play(5_000) == [(seq, 20 * seq + 1_000) for seq in range(10)] + [(10, 1_180), (11, 1_220)]
+
+
+def test_what_is_older_than_a_flush_is_late() -> None:
+    player = Player(FixedDelay(10 * SECOND), max_frames=3)
+    for seq in (0, 1, 3, 4):
+        player.put(seq)
+    assert player.flushed == 3
+    assert not player.put(2, 115)
+    assert player.dropped_late == 1
+
+
+def test_jitter_is_that_of_the_rfc() -> None:
+    player = Player()
+    for seq, delay in enumerate((30, 46, 30)):
+        player.put(seq, 20 * seq + delay)
+    assert player.buffer.jitter == 1_000 + (16_000 - 1_000) / 16
+
+
 def test_a_full_buffer_is_flushed() -> None:
     player = Player(FixedDelay(10 * SECOND), max_frames=3)
     for seq in range(4):
@@ -221,6 +254,18 @@ def test_becoming_synchronised_is_not_heard(policy: Any, who: str, error: int) -
     assert (player.late, player.far_future) == (0, 0)
 
 
+def test_what_is_held_when_clocks_come_to_agree_keeps_its_distances() -> None:
+    player = Player(FixedDelay(SECOND), synced=False)
+    player.clock_synced, player.stamp_error = True, -3_600_000
+    out = player.run(*range(100))
+    player.stamped_shared, player.stamp_error = True, 0
+    for seq in (101, 100, 102):  # the order has to be looked at again
+        player.put(seq, max(2_050, 20 * seq + 30))
+    out += player.play(10_000)
+    assert [seq for seq, _ in out] == list(range(103))
+    assert max(abs(gap - 20) for gap in gaps(out)) <= 1
+
+
 def test_losing_the_clock_is_not_heard() -> None:
     player = Player()
     out = player.run(*range(100))
@@ -279,6 +324,29 @@ def test_stamps_that_jump_are_a_new_beginning_within_a_quarter_of_a_second(step:
     assert not lost or (min(lost) >= 100 and max(lost) <= 113)
     assert [gap for gap in gaps(out)[-30:] if abs(gap - 20) > 0.5] == []
     assert abs(player.buffer.policy.delay - player.buffer.policy.window.low) < 10 * MS
+
+
+@pytest.mark.parametrize("step", [-400, 400])
+def test_what_is_held_while_stamps_jump_keeps_its_distances(step: int) -> None:
+    """A second's frames are held, of both times."""
+    player = Player(FixedDelay(SECOND), synced=False)
+    out = player.run(*range(100))
+    player.stamp_error = step
+    out += player.run(*range(100, 200))
+    out += player.play(10_000)
+    assert [seq for seq, _ in out] == list(range(200))
+    # what came before it was clear that this is a new time cannot be played farther apart than it came, nor all at once
+    assert [gap for gap in gaps(out)[:99] + gaps(out)[115:] if abs(gap - 20) > 0.5] == []
+    assert all(0 <= gap <= 60 for gap in gaps(out)), [gap for gap in gaps(out) if gap > 60]
+
+
+def test_stamps_without_any_order_are_no_new_time() -> None:
+    player = Player()
+    player.run(*range(100))
+    for seq in range(100, 200):
+        player.put(seq, 20 * seq + 30, stamp=20 * seq - (300, 600, 900)[seq % 3])
+    assert player.discontinuities == 0
+    assert player.peaks == 100
 
 
 def test_a_sender_whose_clock_is_not_ours_is_played_by_its_own_time() -> None:

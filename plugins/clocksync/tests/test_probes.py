@@ -83,7 +83,12 @@ def answer(sent: int, shared: int, bound: int = 0, epoch: int = 7) -> ClockAnswe
 def test_the_timeline_of_the_reference_is_its_clock_and_a_constant() -> None:
     timeline = RemoteTimeline()
     assert not timeline.take(answer(5 * S, 105 * S))
-    assert (timeline.ahead(5 * S), timeline.ahead(500 * S), timeline.bound(500 * S), timeline.rate) == (100 * S, 100 * S, 0, 0)
+    assert (timeline.ahead(5 * S), timeline.ahead(500 * S), timeline.bound(500 * S), timeline.rate) == (
+        100 * S,
+        100 * S,
+        0,
+        0,
+    )
     assert timeline.take(answer(6 * S, 106 * S, epoch=8))
 
 

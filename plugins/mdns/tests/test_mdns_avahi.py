@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import mdns_lab as lab
 pytestmark = pytest.mark.slow
 
 ADVERTISE = """
-import asyncio, json, sys
+import asyncio, json, signal, sys
 from echokernel_mdns import MdnsDiscovery, ServiceInfo
 
 async def main():
@@ -28,7 +29,9 @@ async def main():
     service = ServiceInfo(name, port=port, properties=tuple(properties.items()), instance=instance)
     async with MdnsDiscovery().advertise(service) as advertiser:
         print(json.dumps([advertiser.service.instance, *map(str, advertiser.service.addresses)]), flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+        await stop.wait()
 
 asyncio.run(main())
 """
@@ -180,13 +183,84 @@ def test_a_server_on_loopback_is_not_announced_to_others(machines: list[lab.Mach
     code = ADVERTISE.replace(
         "instance=instance)", "instance=instance).with_addresses(Address('quic', '127.0.0.1', port))"
     )
-    code = code.replace("import asyncio, json, sys", "import asyncio, json, sys\nfrom echokernel import Address")
+    code = f"from echokernel import Address\n{code}"
     with third.running(sys.executable, "-c", code, json.dumps(["private", "", 6, {}])) as server:
         assert said(server)[1:] == ["quic://127.0.0.1:6"]
         look = (*lab.COMMAND, "discover", "--once", "--timeout", "1.5", "--json", "private")
         assert len(json.loads(third.run(*look))) == 1
         elsewhere = subprocess.run(first.command(*look), capture_output=True, text=True, check=False)
         assert (elsewhere.returncode, json.loads(elsewhere.stdout)) == (1, [])
+
+
+def test_a_machine_in_two_networks_is_announced_in_both_with_all_its_addresses(machines: list[lab.Machine]) -> None:
+    first, beside, third = machines
+    lab.run(
+        "ip",
+        "-n",
+        first.namespace,
+        "link",
+        "add",
+        "eth1",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eth1",
+        "netns",
+        third.namespace,
+    )
+    for number, machine in ((1, first), (3, third)):
+        machine.run("ip", "addr", "add", f"10.77.0.{number}/24", "dev", "eth1")
+        machine.run("ip", "link", "set", "eth1", "up")
+    time.sleep(1.0)  # until it runs
+    try:
+        with advertise(third, "two homes", 5) as server:
+            assert set(said(server)[1:]) == {f"quic://{third.address}:5", "quic://10.77.0.3:5"}
+            look = (*lab.COMMAND, "discover", "--once", "--timeout", "1.5", "--json")
+            [found] = json.loads(beside.run(*look, "two homes"))
+            assert found["addresses"] == [f"quic://{third.address}:5", "quic://10.77.0.3:5"], "its own network first"
+            [found] = json.loads(first.run(*look, "--interface", "eth1", "two homes"))
+            assert found["addresses"] == ["quic://10.77.0.3:5", f"quic://{third.address}:5"]
+    finally:
+        first.run("ip", "link", "del", "eth1")
+
+
+def test_a_firewall_is_told_from_silence(tmp_path: Path) -> None:
+    lab.require(avahi=False)
+    if not shutil.which("nft"):
+        pytest.skip("nftables is not installed")
+    with lab.network(1, tmp_path) as [machine]:
+        rules = "add table inet f; add chain inet f out { type filter hook output priority 0; }; "
+        machine.run("nft", rules + "add rule inet f out udp dport 5353 drop")
+        look = machine.command(*lab.COMMAND, "discover", "--once", "--timeout", "0.2")
+        blocked = subprocess.run(look, capture_output=True, text=True, check=False)
+        assert blocked.returncode == 1
+        assert "multicast cannot be sent on eth0 ([Errno 1] Operation not permitted); ip route add" in blocked.stderr
+        code = "from echokernel_mdns.probe import probe; print(probe())"
+        assert "eth0 (10.99.0.1): multicast cannot be sent" in machine.run(sys.executable, "-c", code)
+
+
+def test_over_ipv6(machines: list[lab.Machine]) -> None:
+    first, _, third = machines
+    for number, machine in ((1, first), (3, third)):
+        machine.run("ip", "addr", "add", f"fd77::{number}/64", "dev", "eth0", "nodad")
+    code = ADVERTISE.replace("MdnsDiscovery()", "MdnsDiscovery(ipv6=True)")
+    with third.running(sys.executable, "-c", code, json.dumps(["six", "", 6, {}])) as server:
+        assert set(said(server)[1:]) == {f"quic://{third.address}:6", "quic://[fd77::3]:6"}
+        look = (
+            *lab.COMMAND,
+            "discover",
+            "--once",
+            "--timeout",
+            "1.5",
+            "--json",
+            "--ipv6",
+            "--interface",
+            "fd77::1",
+            "six",
+        )
+        [found] = json.loads(first.run(*look))
+        assert set(found["addresses"]) == {f"quic://{third.address}:6", "quic://[fd77::3]:6"}
 
 
 def test_without_a_network_it_says_so(tmp_path: Path) -> None:

@@ -88,6 +88,23 @@ def test_events_are_keyed_by_instance_and_boot() -> None:
     assert table._owners == {}
 
 
+def test_answers_that_come_after_the_goodbye_do_not_bring_it_back() -> None:
+    table = Table()
+    table.apply("network", records(), now=0.0)
+    table.apply("network", [Record("ptr", TYPE, 0, f"Cam-1.{TYPE}")], now=1.0)
+    table.apply("network", records(), now=1.6)
+    assert (known(table), len(table)) == ([], 0)
+    table.apply("network", records(boot="b2"), now=1.7)
+    assert [service.get_property("boot") for service in known(table)] == ["b2"], "a new start is believed at once"
+    table.apply("network", [Record("srv", f"cam-1.{TYPE}", 0, ("h.local.", 4433))], now=3.0)
+    table.apply("network", records(boot="b2"), now=4.1)
+    assert len(known(table)) == 1
+    for number in range(3_000):
+        table.apply("network", records(f"n{number}"), now=5.0)
+        table.apply("network", [Record("ptr", TYPE, 0, f"n{number}.{TYPE}")], now=5.0)
+    assert len(table._withdrawn) == 1_024
+
+
 def test_a_crashed_service_is_gone_with_its_srv_record() -> None:
     table = Table()
     table.apply("network", records(), now=0.0)

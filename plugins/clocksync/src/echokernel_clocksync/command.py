@@ -49,10 +49,14 @@ class ClockCommand:
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add the arguments."""
         add_client_arguments(parser)
-        parser.add_argument("-c", "--count", type=int, default=0, metavar="N", help="lines to print; 0: until Ctrl-C (0)")
+        parser.add_argument(
+            "-c", "--count", type=int, default=0, metavar="N", help="lines to print; 0: until Ctrl-C (0)"
+        )
         parser.add_argument("--seconds", type=float, metavar="S", help="stop after this time")
         parser.add_argument("-i", "--interval", type=float, default=1.0, metavar="S", help="seconds between lines (1)")
-        parser.add_argument("--json", action="store_true", help="one JSON object per line; times in the units of their names")
+        parser.add_argument(
+            "--json", action="store_true", help="one JSON object per line; times in the units of their names"
+        )
         parser.add_argument("--plot", metavar="FILE.png", help="write what was seen as a picture, also after Ctrl-C")
 
     def run(self, arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ time than it would have been.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -58,9 +59,8 @@ class Counters:
 @dataclass(slots=True)
 class _Entry:
     position: int
-    origin: int  # the stamp, as far as it decides when to play
-    wall_time: int
-    seq: int
+    stamp: int
+    origin: int  # the stamp, or that of a later frame where that is earlier: it decides when to play
     size: int
     frame: Any
     arrived: int  # local
@@ -130,7 +130,7 @@ class PlayoutBuffer:
         self._delivers_late = late == "deliver"
         self._max_frames, self._max_bytes = max_frames, max_bytes
         self._numbering = Numbering()
-        self._entries: list[_Entry] = []  # by position; origins never fall, so that a wild stamp holds nobody up
+        self._entries: list[_Entry] = []  # by position
         self._floor: int | None = None  # position of the last one played or flushed
         self._run = _Run(policy.reach)
         self._offset: int | None = None
@@ -232,11 +232,9 @@ class PlayoutBuffer:
             policy.add(transit)
         if begins or kind is Kind.RESTART:
             self._break()
-        return self._hold(frame, wall_time, seq, size, now, transit, position, kind)
+        return self._hold(frame, wall_time, size, now, transit, position, kind)
 
-    def _hold(
-        self, frame: Any, wall_time: int, seq: int, size: int, now: int, transit: int, position: int, kind: Kind
-    ) -> bool:
+    def _hold(self, frame: Any, wall_time: int, size: int, now: int, transit: int, position: int, kind: Kind) -> bool:
         is_behind = kind is Kind.FORGOTTEN or (self._floor is not None and position <= self._floor)
         is_late = is_behind or transit > self.policy.delay
         if is_late:
@@ -251,7 +249,7 @@ class PlayoutBuffer:
                 self.counters.dropped_late += 1
                 return False
         run = self._run.number if self._run.frames else 0
-        self._insert(_Entry(position, wall_time, wall_time, seq, size, frame, now, is_late, self._breaks, run))
+        self._insert(_Entry(position, wall_time, wall_time, size, frame, now, is_late, self._breaks, run))
         self._breaks = False
         return True
 
@@ -260,16 +258,29 @@ class PlayoutBuffer:
         at = len(entries)
         while at and entries[at - 1].position > entry.position:
             at -= 1
-        if at < len(entries):
-            entry.origin = min(entry.origin, entries[at].origin)
-            if entries[at].discontinuity and not entry.discontinuity:
-                # it is the first of the new count, which it had been overtaken in
-                entry.discontinuity, entries[at].discontinuity = True, False
+        if at < len(entries) and entries[at].discontinuity and not entry.discontinuity:
+            # it is the first of the new count, which it had been overtaken in
+            entry.discontinuity, entries[at].discontinuity = True, False
         entries.insert(at, entry)
         self.size += entry.size
-        while at and entries[at - 1].origin > entry.origin:
-            at -= 1
-            entries[at].origin = entry.origin
+        if (
+            at == len(entries) - 1
+            and not entry.run
+            and (not at or (not entries[-2].run and entries[-2].origin <= entry.origin))
+        ):
+            return  # as nearly always
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let nobody wait longer than a later frame does: a stamp may be wild, the order counts.
+
+        A frame that is not of its neighbours' time has no say in theirs.
+        """
+        origin: float = math.inf
+        for entry in reversed(self._entries):
+            entry.origin = int(min(entry.stamp, origin))
+            if not entry.run:
+                origin = entry.origin
 
     def _flush(self) -> None:
         self.counters.flushed += len(self._entries)
@@ -335,6 +346,7 @@ class PlayoutBuffer:
     def _restamp(self, by: int) -> None:
         """Stamps are later by ``by`` than before."""
         for entry in self._entries:
+            entry.stamp += by
             entry.origin += by
         if self._transit is not None:
             self._transit -= by
@@ -349,13 +361,9 @@ class PlayoutBuffer:
         if len(policy.window):
             followed = policy.relevel((run.low + run.high) // 2 - policy.window.quantile(0.5))
             for entry in self._entries:
-                if entry.run != run.number:
-                    entry.origin -= followed
+                if entry.run == run.number:
+                    entry.run = 0
+                else:
+                    entry.stamp -= followed
             self._settle()
         run.forget()
-
-    def _settle(self) -> None:
-        """Let origins rise again with positions."""
-        for at in range(len(self._entries) - 2, -1, -1):
-            entry, after = self._entries[at], self._entries[at + 1]
-            entry.origin = min(entry.origin, after.origin)

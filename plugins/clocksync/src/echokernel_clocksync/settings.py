@@ -23,9 +23,7 @@ class ClockSettings(BaseModel):
     )
     fingerprint: str | None = Field(default=None, description="Trust this key of the reference: sha256:…")
     ca: str | None = Field(default=None, description="Trust certificates from these authorities: a PEM file.")
-    credentials: SecretStr | None = Field(
-        default=None, description="What the reference's authenticators want to see."
-    )
+    credentials: SecretStr | None = Field(default=None, description="What the reference's authenticators want to see.")
     connect: dict[str, Any] = Field(
         default={}, description="Further settings of the reference's transport, as in [connect.NAME]."
     )
@@ -38,7 +36,10 @@ class ClockSettings(BaseModel):
         description="Seconds between later probes: a quarter of it where there is jitter, up to 8 times where there is none.",
     )
     max_slew_ppm: float = Field(
-        default=500.0, ge=1, le=100_000, description="By how much corrections may change the clock's rate, in millionths."
+        default=500.0,
+        ge=1,
+        le=100_000,
+        description="By how much corrections may change the clock's rate, in millionths.",
     )
 
     @field_validator("reference")
@@ -55,5 +56,7 @@ class ClockSettings(BaseModel):
     def _trust_is_for_a_reference(self) -> ClockSettings:
         given = [name for name in ("fingerprint", "ca", "credentials", "connect") if getattr(self, name)]
         if given and self.reference is None:
-            raise ValueError(f"{', '.join(given)}: for the reference, and there is none; add reference = \"quic://host:port\"")
+            raise ValueError(
+                f'{", ".join(given)}: for the reference, and there is none; add reference = "quic://host:port"'
+            )
         return self

@@ -35,6 +35,8 @@ class Asker(asyncio.DatagramProtocol):
         self._heard = heard
         self._numbers: deque[int] = deque(maxlen=REMEMBERED)
         self._transport: asyncio.DatagramTransport | None = None
+        self.trouble: OSError | None = None
+        """Why the last question did not go out."""
 
     @classmethod
     async def open(cls, host: str, interface: Interface, scope: Scope, heard: Callable[[Any], None]) -> Asker:
@@ -52,6 +54,7 @@ class Asker(asyncio.DatagramProtocol):
         """Send questions: (name, kind of record)."""
         if self._transport is None:
             return
+        self.trouble = None
         number, packets = query(asked)
         self._numbers.append(number)
         for packet in packets:
@@ -74,6 +77,8 @@ class Asker(asyncio.DatagramProtocol):
             self._heard(message)
 
     def error_received(self, exc: Exception) -> None:
+        if isinstance(exc, OSError):
+            self.trouble = exc
         logger.debug("a question from %s did not go out: %s", self._address[0], exc)
 
 

@@ -10,7 +10,7 @@ __all__ = ["MdnsCheck"]
 
 
 class MdnsCheck:
-    """Can this machine announce and find? Opens the sockets that both need, sends nothing and closes them."""
+    """Can this machine announce and find? Opens the sockets that both need, asks one question and closes them."""
 
     name = "mdns"
 

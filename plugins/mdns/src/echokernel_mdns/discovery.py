@@ -26,6 +26,8 @@ class MdnsDiscovery(Discovery):
     them: making an instance opens nothing.
     """
 
+    scheme = "mdns"
+
     def __init__(self, *, interfaces: Sequence[str] | None = None, ipv6: bool = False) -> None:
         if isinstance(interfaces, str) or (interfaces is not None and not interfaces):
             raise InvalidArgument(f"interfaces={interfaces!r}: wanted a list of names or addresses, or None for all")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar, TypeVarTuple
 
 from echokernel_mdns.bridge import run_in
@@ -84,7 +85,8 @@ class Lease:
 
     def soon(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """Call ``function`` in the thread; nobody waits for it."""
-        self._thread.loop.call_soon_threadsafe(function, *arguments)
+        with suppress(RuntimeError):  # the program ends, and the thread's loop is closed
+            self._thread.loop.call_soon_threadsafe(function, *arguments)
 
     def end(self) -> None:
         global _thread

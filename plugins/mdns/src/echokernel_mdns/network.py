@@ -14,7 +14,7 @@ from echokernel_mdns.addresses import Interface, Scope
 from echokernel_mdns.asker import Asker, check_port, confine_to_loopback
 from echokernel_mdns.errors import DiscoveryUnavailable
 from echokernel_mdns.names import SERVICE_TYPE
-from echokernel_mdns.packets import PTR, to_record, zeroconf_query
+from echokernel_mdns.packets import PTR, questions, to_record, zeroconf_query
 from echokernel_mdns.table import Record
 
 __all__ = ["Network"]
@@ -44,7 +44,10 @@ class Network(RecordUpdateListener):
         return self.aiozc.zeroconf
 
     async def open(self, interfaces: Sequence[Interface], *, ipv6: bool) -> None:
-        """Open the sockets. Raises DiscoveryUnavailable: there is no way to send multicast, or port 5353 is taken."""
+        """Open the sockets, and ask who is there.
+
+        Raises DiscoveryUnavailable: multicast cannot be sent, or port 5353 is taken.
+        """
         hosts = _socket_hosts(interfaces, self.scope, ipv6=ipv6)
         askers, trouble = await self._open_askers(hosts)
         if not askers:
@@ -65,6 +68,11 @@ class Network(RecordUpdateListener):
             await self.close()
             raise DiscoveryUnavailable(_no_way(interfaces, self.scope, None))
         self.zeroconf.async_add_listener(self, None)
+        self.ask_directly(questions(None))
+        if all(asker.trouble for asker in self._askers):
+            trouble = self._askers[0].trouble
+            await self.close()
+            raise DiscoveryUnavailable(_no_way(interfaces, self.scope, trouble))
 
     async def change(self, interfaces: Sequence[Interface], *, ipv6: bool) -> bool:
         """Follow the machine's interfaces; returns whether anything was done."""
@@ -91,9 +99,9 @@ class Network(RecordUpdateListener):
 
     def ask_directly(self, asked: Iterable[tuple[str, int]]) -> None:
         """Ask from ports of our own: answers come at once."""
-        questions = list(asked)
+        wanted = list(asked)
         for asker in self._askers:
-            asker.ask(questions)
+            asker.ask(wanted)
 
     def ask_all(self, asked: Iterable[tuple[str, int]], *, with_known: bool) -> None:
         """Ask by multicast: everybody hears question and answer. ``with_known``: services that are known stay silent."""
@@ -184,8 +192,9 @@ def _no_way(interfaces: Sequence[Interface], scope: Scope, trouble: OSError | No
     if not there:
         return "mDNS: no network interface is up that can multicast; connect this machine, or listen on 127.0.0.1"
     return (
-        f"mDNS: no multicast route on {there} ({trouble or 'no socket could be opened'}); "
-        f"ip route add 224.0.0.0/4 dev {there.partition(',')[0]}, or name other interfaces in the setting `interfaces`"
+        f"mDNS: multicast cannot be sent on {there} ({trouble or 'no socket could be opened'}); "
+        f"ip route add 224.0.0.0/4 dev {there.partition(',')[0]} where there is no route for it, let UDP port 5353 "
+        "through where a firewall is in the way, or name other interfaces in the setting `interfaces`"
     )
 
 

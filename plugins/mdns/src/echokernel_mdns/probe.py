@@ -7,22 +7,27 @@ from pathlib import Path
 
 from echokernel_mdns.asker import PORT, check_port, open_socket
 from echokernel_mdns.interfaces import chosen, present
+from echokernel_mdns.packets import query, questions
 
 __all__ = ["holders", "probe"]
 
 
 def probe() -> str | None:
-    """Return what is wrong and what helps; None when all is well. Sends nothing."""
+    """Return what is wrong and what helps; None when all is well. Sends one question on each interface."""
     interfaces = chosen(present(), None)
     troubles = []
     reached = 0
     for each in interfaces:
         for host in each.hosts(4)[:1] or each.hosts(6)[:1]:
             try:
-                open_socket(host, each.index, "loopback" if each.loopback else "network")[0].close()
+                sock, group = open_socket(host, each.index, "loopback" if each.loopback else "network")
+                with sock:
+                    for packet in query(questions(None))[1]:
+                        sock.sendto(packet, group)
             except OSError as error:
                 troubles.append(
-                    f"{each.name} ({host}): no multicast route ({error}); ip route add 224.0.0.0/4 dev {each.name}"
+                    f"{each.name} ({host}): multicast cannot be sent ({error}); ip route add 224.0.0.0/4 dev {each.name}, "
+                    "or let UDP port 5353 through the firewall"
                 )
             else:
                 reached += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from echokernel_protocol.hello import ALPN
 if TYPE_CHECKING:
     from echokernel import ServerContext
 
-__all__ = ["NodeAdvertiser"]
+__all__ = ["NodeAdvertiser", "stable_id"]
+
+OWN = ("id", "boot", "alpn", "fp", "v")
 
 
 class NodeAdvertiser:
@@ -38,6 +41,9 @@ class NodeAdvertiser:
         self._instance = instance
         self._properties = dict(properties or {})
         self._fast = fast
+        for key in self._properties:
+            if key.casefold() in OWN:
+                raise InvalidArgument(f"property {key!r} is the node's own; choose another key than {', '.join(OWN)}")
         self.advertisers: list[MdnsAdvertiser] = []
         """One for each listener, while it runs."""
         for service in (self._service(name or "node", 1, {}),):
@@ -55,8 +61,10 @@ class NodeAdvertiser:
             )
         try:
             for number, listener in enumerate(listeners, 1):
+                name = self._name or context.name
                 facts = {"boot": context.boot, "alpn": ALPN, "fp": listener.fingerprint}
-                service = self._service(self._name or context.name, number, facts).with_addresses(listener.address)
+                facts["id"] = stable_id(name, listener.fingerprint)
+                service = self._service(name, number, facts).with_addresses(listener.address)
                 self.advertisers.append(await self._discovery.announce_soon(service, fast=self._fast))
         except BaseException:
             await self.stop()
@@ -77,7 +85,10 @@ class NodeAdvertiser:
             service = ServiceInfo(name, instance=self._instance if number == 1 else f"{self._instance}-{number}")
         for key, value in {**facts, "v": __version__, **self._properties}.items():
             if value is not None:
-                if key in facts and key in self._properties:
-                    raise InvalidArgument(f"property {key!r} is the node's own; choose another key")
                 service = service.with_property(key, value)
         return service
+
+
+def stable_id(name: str, fingerprint: str | None) -> str | None:
+    """Return 16 hex digits that are the same at every start of a node with this name and key; None without a key."""
+    return None if fingerprint is None else hashlib.sha256(f"{name}\0{fingerprint}".encode()).hexdigest()[:16]

@@ -167,7 +167,9 @@ def _rich_table(known: _Known, plain: bool) -> Any:
     from rich.text import Text
 
     services = sorted(known.services.values(), key=lambda each: (each[0].name, each[0].instance))
-    table = Table(*HEADERS, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for number, header in enumerate(HEADERS):  # a narrow terminal cuts texts before it cuts addresses
+        table.add_column(header, no_wrap=True, overflow="ellipsis", ratio=None if number in (2, 5) else 1)
     for (service, _), cells in zip(services, rows(services[:SHOWN]), strict=False):
         style = "" if plain else "dim" if service.suspect else ""
         table.add_row(*map(Text, cells), style=style)

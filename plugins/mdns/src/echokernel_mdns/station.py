@@ -76,9 +76,9 @@ class Station:
 
         ``confirm``: seconds between two questions to each service whether it is still there.
         """
-        await self._open({"network", "loopback"}, all_of_them=False)
-        self.bells[who] = bell
-        self._begin()
+        self.bells[who] = bell  # before the first answers come
+        opened = await self._open({"network", "loopback"}, all_of_them=False)
+        self._begin(directly=not opened)
         if self._browsing is None:
             self._browsing = self._start(self._browse())
         if confirm is not None and self._confirming is None:
@@ -174,7 +174,9 @@ class Station:
         check_wanted(found, self._wanted)
         self._interfaces = chosen(found, self._wanted)
 
-    async def _open(self, scopes: set[Scope], *, all_of_them: bool) -> None:
+    async def _open(self, scopes: set[Scope], *, all_of_them: bool) -> bool:
+        """Open what is not open yet; returns whether anything was. ``all_of_them``: one that cannot be opened is an error."""
+        opened = False
         async with self._opening:
             self._look_at_interfaces()
             troubles = []
@@ -192,6 +194,7 @@ class Station:
                     troubles.append(error)
                 else:
                     self._networks[scope] = network
+                    opened = True
             if not self._networks:
                 raise (
                     troubles[-1]
@@ -204,6 +207,7 @@ class Station:
                 logger.warning("%s", trouble)
             if self._watching_interfaces is None:
                 self._watching_interfaces = self._start(self._watch_interfaces())
+        return opened
 
     async def _watch_interfaces(self) -> None:
         """Follow the machine's interfaces: a change is believed when it is seen twice."""
@@ -238,10 +242,11 @@ class Station:
 
     # --- browsing ----------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        """Ask everybody now, and again from here on."""
+    def _begin(self, *, directly: bool = True) -> None:
+        """Ask everybody now, and again from here on. ``directly``: a network that was just opened has asked already."""
         now = time.monotonic()
-        self._ask(directly=True)
+        if directly:
+            self._ask(directly=True)
         self._plan = [(now + SECOND, False, False), (now + THIRD, True, False), (now + FOURTH, False, True)]
         self._pause = 2 * FOURTH
         self._wake.set()

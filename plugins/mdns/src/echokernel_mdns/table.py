@@ -22,6 +22,9 @@ MAX_ADDRESSES = 16  # of one host: more interfaces than any machine that is mean
 MAX_OWNERS = 64  # services of one host that follow its addresses; a node per core is more than anybody has
 MAX_TTL = 4_500.0  # seconds, RFC 6762's longest; nobody plants a record for years
 MAX_READ_TXT = 4 * MAX_TXT  # bytes; what others announce may be larger than what we do
+STILL_GONE = (
+    1.0  # seconds after a goodbye: answers that were on their way come late, a new start asks for its name first
+)
 REFRESH_AT = 0.8  # of its life a record is asked for again, RFC 6762 section 5.2
 
 _TAIL = "." + SERVICE_TYPE
@@ -72,6 +75,8 @@ class Table:
         self._entries: dict[tuple[Scope, str], _Entry] = {}
         self._owners: dict[tuple[Scope, str], set[str]] = {}
         """By host, in lower case: the services that name it."""
+        self._withdrawn: dict[tuple[Scope, str], tuple[float, str]] = {}
+        """Services that said goodbye: until when nothing of that start is believed, and its boot."""
         self._suspects = Suspects() if suspects is None else suspects
         self.counts: Counter[str] = Counter()
         """What was not taken: records of ``services`` beyond the table, ``addresses`` beyond 16 of a host, ``refused``
@@ -83,6 +88,7 @@ class Table:
     def apply(self, scope: Scope, records: Iterable[Record], *, now: float) -> set[str]:
         """Take the records of one packet that was heard in ``scope``; returns the hosts whose addresses are still missing."""
         named: set[str] = set()
+        records = self._without_the_late(scope, list(records), now) if self._withdrawn else records
         hosts: list[Record] = []
         for record in records:
             if record.kind == "address":
@@ -192,6 +198,25 @@ class Table:
                 return True
         return False
 
+    def _withdraw(self, key: tuple[Scope, str], now: float) -> None:
+        entry = self._entries.get(key)
+        if entry is not None:
+            while len(self._withdrawn) >= MAX_SERVICES:
+                del self._withdrawn[next(iter(self._withdrawn))]
+            self._withdrawn[key] = now + STILL_GONE, entry.boot
+            self._drop(key)
+
+    def _without_the_late(self, scope: Scope, records: list[Record], now: float) -> list[Record]:
+        """Return records without those of services that have just said goodbye, unless they are of a new start."""
+        for key in [key for key, (until, _) in self._withdrawn.items() if until <= now]:
+            del self._withdrawn[key]
+        for record in records:
+            if isinstance(record.value, bytes) and (key := (scope, _folded_label(record))) in self._withdrawn:
+                properties, _ = decode_txt(record.value[:MAX_READ_TXT])
+                if dict(properties).get("boot", "") != self._withdrawn[key][1]:
+                    del self._withdrawn[key]
+        return [each for each in records if each.ttl <= 0 or (scope, _folded_label(each)) not in self._withdrawn]
+
     def _drop(self, key: tuple[Scope, str]) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None and entry.host:
@@ -207,14 +232,14 @@ class Table:
         if record.name.casefold() != SERVICE_TYPE or not isinstance(record.value, str):
             return
         if record.ttl <= 0:
-            self._drop((scope, record.value.casefold().removesuffix(_TAIL)))
+            self._withdraw((scope, record.value.casefold().removesuffix(_TAIL)), now)
             return
         self._entry(scope, record.value, now, min(record.ttl, MAX_TTL))
 
     def _take_details(self, scope: Scope, record: Record, now: float) -> None:
         if record.ttl <= 0:
             if record.kind == "srv":
-                self._drop((scope, record.name.casefold().removesuffix(_TAIL)))
+                self._withdraw((scope, record.name.casefold().removesuffix(_TAIL)), now)
             return
         life = min(record.ttl, MAX_TTL)
         entry = self._entry(scope, record.name, now, life)
@@ -274,6 +299,12 @@ class Table:
         if entry.asked < 3:
             return entry.until - entry.life * (1.0 - REFRESH_AT) * (1.0, 0.5, 0.25)[entry.asked]
         return entry.until
+
+
+def _folded_label(record: Record) -> str:
+    """Return the instance that a record is about, in lower case."""
+    name = record.value if record.kind == "ptr" and isinstance(record.value, str) else record.name
+    return name.casefold().removesuffix(_TAIL)
 
 
 def signature(service: ServiceInfo) -> object:
