@@ -16,7 +16,7 @@ from echokernel_clocksync.follower import LEAST, Follower
 from echokernel_clocksync.outward import Line, OutwardClock
 from echokernel_clocksync.playout import Playout
 from echokernel_clocksync.probes import ProbeSettings
-from echokernel_clocksync.shared_clock import REMEDY, Nanoseconds, SharedClock
+from echokernel_clocksync.shared_clock import REMEDY, Nanoseconds, SharedClock, peer_text
 from echokernel_protocol.clock import ClockAnswer, ClockProbe, decode_clock
 from echokernel_protocol.errors import ProtocolViolation
 
@@ -168,7 +168,7 @@ class ClockSync(SharedClock):
         try:
             if not session.answers_clock:
                 self._tell()
-                logger.warning("%s has no clock to follow; %s", session.peer_addr, REMEDY)
+                logger.warning("%s has no clock to follow; %s", peer_text(session), REMEDY)
                 await anyio.sleep_forever()
             await self._ask(session)
         finally:

@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 
 Nanoseconds = Callable[[], int]
 
-__all__ = ["REMEDY", "Nanoseconds", "SharedClock"]
+__all__ = ["REMEDY", "Nanoseconds", "SharedClock", "peer_text"]
 
 REMEDY = "give it one: pip install 'echokernel[clocksync]' and .plugin(ClockSync()), or [service.clock] use = \"clocksync\""
+
+
+def peer_text(session: Session) -> str:
+    """Return ``host:port`` of a session's peer, for messages."""
+    host, port = session.peer_addr
+    return f"{host}:{port}"
 
 
 class SharedClock(Clock):
@@ -222,8 +228,8 @@ class SharedClock(Clock):
         if session is None:
             return "the clock follows nobody: connect the client, or wait until it is connected again"
         if not session.answers_clock:
-            return f"{session.peer_addr} has no clock to follow; {REMEDY}"
+            return f"{peer_text(session)} has no clock to follow; {REMEDY}"
         if follower is not None and follower.trouble:
             return follower.trouble
         answers = 0 if follower is None else follower.counts["answers"]
-        return f"the clock is not synchronised yet: {answers} answers from {session.peer_addr}"
+        return f"the clock is not synchronised yet: {answers} answers from {peer_text(session)}"
