@@ -110,6 +110,16 @@ def test_one_contradiction_is_doubted_and_forgotten() -> None:
     assert link.estimator.steps == 0
 
 
+def test_three_contradictions_are_a_step_however_little_is_known() -> None:
+    estimator, verdicts = ClockEstimator(), []
+    for number in range(6):
+        at, offset = number * 20 * MS, 10**9 if number < 3 else 10**9 + 3 * MS
+        verdicts.append(estimator.add(Exchange(at, at + offset + MS, at + offset + MS, at + 2 * MS)))
+    assert verdicts == ["taken", "taken", "taken", "doubted", "doubted", "step"]
+    found = estimator.estimate(200 * MS)
+    assert found.low <= 10**9 + 3 * MS <= found.high
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [

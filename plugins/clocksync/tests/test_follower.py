@@ -52,7 +52,11 @@ def test_a_clock_that_is_set_is_a_step_and_what_comes_after_is_led_there_at_once
     follower, reference = Follower(ProbeSettings(), 0), Reference()
     reference.ask(follower, 10.0)
     reference.ahead += 5 * MS
-    news = reference.ask(follower, 30.0)
+    began = follower.plan.due
+    assert reference.ask(follower, 0.07)[:3] == ["nothing", "nothing", "stepped"], "nobody waits for the next second"
+    assert follower.unsteady
+    assert follower.plan.due - began < 100 * MS
+    news = ["nothing", "nothing", "stepped", *reference.ask(follower, 30.0)]
     assert [news.index(kind) for kind in ("nothing", "stepped")] == [0, 2]
     assert news.count("stepped") == 2
     assert not follower.unsteady
@@ -92,6 +96,19 @@ def test_what_is_absurd_or_not_synchronised_is_not_followed_until_it_is() -> Non
     reference.synced = True
     reference.ask(follower, 1.0)
     assert (follower.settled, follower.trouble) == (True, "")
+
+
+def test_another_connection_brings_another_burst_and_what_was_lost_is_counted() -> None:
+    follower, reference = Follower(ProbeSettings(), 0), Reference()
+    reference.ask(follower, 60.0)
+    asked = follower.stats()["probes"]
+    unanswered = follower.plan.ask(follower.plan.due)
+    follower.connect(100 * S)
+    assert follower.plan.burst_left == 16
+    assert (follower.stats()["probes"], follower.stats()["lost"]) == (asked + 1, 1)
+    assert follower.take(reference.answer(unanswered, 100 * S), 100 * S) == "nothing"
+    assert follower.counts["unknown"] == 1
+    assert follower.plan.ask(100 * S) == unanswered + 1
 
 
 def test_bounds_of_the_reference_are_added() -> None:

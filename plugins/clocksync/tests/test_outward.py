@@ -29,9 +29,9 @@ def test_small_corrections_are_slewed() -> None:
 def test_large_ones_and_those_after_a_step_are_made_at_once() -> None:
     clock = OutwardClock(Line(0, 100 * S), slew=500e-6)
     assert clock.steer(Line(S, 101 * S + 10 * MS), S) == 0
-    assert clock.steer(Line(2 * S, 102 * S - 20 * MS), 2 * S) == -20 * MS - MS // 2
-    assert clock.shared(2 * S) == 102 * S - 20 * MS
-    assert clock.steer(Line(2 * S, 102 * S), 2 * S, jump=True) == 20 * MS
+    assert clock.steer(Line(2 * S, 102 * S - 12 * MS), 2 * S) == -12 * MS - MS // 2
+    assert clock.shared(2 * S) == 102 * S - 12 * MS
+    assert clock.steer(Line(2 * S, 102 * S), 2 * S, jump=True) == 12 * MS
     assert clock.steer(Line(2 * S, 102 * S + 5), 2 * S, jump=True) == 5
     assert clock.lag(2 * S) == 0
 

@@ -149,7 +149,7 @@ async def test_several_waiters_are_all_woken() -> None:
 async def test_a_server_without_a_clock_is_said_so() -> None:
     ours = Machine().clock()
     async with nodes(None, ours) as both:
-        with pytest.raises(ClockUnavailable, match=r"memory.* has no clock to follow; give it one: pip install"):
+        with pytest.raises(ClockUnavailable, match=r"^memory.* has no clock to follow; give it one: pip install"):
             await ours.wait_synced(60)
         assert (ours.status, ours.is_synced) == ("unsynced", False)
         for ask in (ours.interval, lambda: ours.bound_us, lambda: ours.to_shared(5), lambda: ours.to_local(5)):
@@ -202,6 +202,20 @@ async def test_a_machine_that_slept_is_a_step() -> None:
 
     steps, *_ = await step(sleep)
     assert steps[0] == pytest.approx(100e6, abs=20e3)
+
+
+async def test_a_small_step_is_made_at_once_too() -> None:
+    machine = Machine(ahead=50)
+    theirs, ours = machine.clock(), Machine().clock()
+    steps: list[int] = []
+    ours.on_step(steps.append)
+    async with nodes(theirs, ours, MemoryTransport()):
+        await ours.wait_synced()
+        await anyio.sleep(5)
+        machine.ahead += 4_000_000
+        await anyio.sleep(15)
+        assert abs(wrong_us(ours, theirs)) < 100
+    assert sum(steps) == pytest.approx(4_000, abs=100)
 
 
 async def test_a_reference_that_slept_is_a_step_back() -> None:
