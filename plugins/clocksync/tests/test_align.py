@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 from collections.abc import AsyncIterator
@@ -14,7 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echokernel import EchoClient, EchoServer, InvalidArgument, StreamReceiver, StreamReset, Timestamped, stream
+from echokernel import (
+    EchoClient,
+    EchoServer,
+    InvalidArgument,
+    StreamReceiver,
+    StreamReset,
+    StreamStopped,
+    Timestamped,
+    stream,
+)
 from echokernel.testing import connected
 from echokernel_clocksync.align import align
 
@@ -166,11 +176,13 @@ async def test_streams_and_playouts_of_them(played: bool) -> None:
             await pair_them(streams["camera"], stream)
 
     async def send(client: EchoClient, name: str, every: float, frames: int, age: float) -> None:
-        async with await client.create_stream(name) as sender:
+        with contextlib.suppress(StreamStopped):  # the other one has ended: its handler wants no more
+            sender = await client.create_stream(name)
             for number in range(frames):
                 stamp = SharedClock().now_us() - round(age * 1e6)
                 await sender.send_timestamped(Timestamped(stamp, number, b""))
                 await anyio.sleep(every)
+            await sender.finish()
 
     clocks = {"server": EchoServer.builder().clock(SharedClock()), "client": EchoClient.builder().clock(SharedClock())}
     async with connected(camera, sensor, **clocks) as nodes, anyio.create_task_group() as tasks:  # type: ignore[arg-type]

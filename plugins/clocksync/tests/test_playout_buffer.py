@@ -263,7 +263,7 @@ def test_what_is_held_when_clocks_come_to_agree_keeps_its_distances() -> None:
         player.put(seq, max(2_050, 20 * seq + 30))
     out += player.play(10_000)
     assert [seq for seq, _ in out] == list(range(103))
-    assert max(abs(gap - 20) for gap in gaps(out)) <= 1
+    assert max(abs(gap - 20) for gap in gaps(out)) <= 1.5  # three arrive in one gap
 
 
 def test_losing_the_clock_is_not_heard() -> None:

@@ -146,7 +146,8 @@ class Pair:
 def found_times(pair: Pair, runs: int) -> Times:
     server = pair.start(1, "serve")
     assert server.stdout is not None
-    server.stdout.readline()
+    if "ready" not in server.stdout.readline():
+        raise SystemExit("the server could not announce its service")
     time.sleep(1.5)  # its announcements are out
     try:
         return [float(str(line[1])) for line in pair.read(0, "find", runs)]

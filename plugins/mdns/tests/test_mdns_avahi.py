@@ -232,7 +232,7 @@ def test_a_firewall_is_told_from_silence(tmp_path: Path) -> None:
     with lab.network(1, tmp_path) as [machine]:
         rules = "add table inet f; add chain inet f out { type filter hook output priority 0; }; "
         machine.run("nft", rules + "add rule inet f out udp dport 5353 drop")
-        look = machine.command(*lab.COMMAND, "discover", "--once", "--timeout", "0.2")
+        look = machine.command(*lab.COMMAND, "discover", "--once", "--timeout", "3")
         blocked = subprocess.run(look, capture_output=True, text=True, check=False)
         assert blocked.returncode == 1
         assert "multicast cannot be sent on eth0 ([Errno 1] Operation not permitted); ip route add" in blocked.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 import subprocess
 import sys
@@ -16,16 +17,18 @@ from echokernel import Address, InvalidArgument, ServiceEvent, ServiceInfo
 from echokernel_mdns import Discovery, DiscoveryUnavailable, MdnsAdvertiser, MdnsDiscovery, names
 
 pytestmark = pytest.mark.anyio
+ONE = f"only {secrets.token_hex(3)}"
+CAM = f"cam {secrets.token_hex(3)}"  # others may run this at the same time, on the same loopback interface
 
 
-def local(name: str = "mdns-test-cam", port: int = 4433, **more: str) -> ServiceInfo:
+def local(name: str = CAM, port: int = 4433, **more: str) -> ServiceInfo:
     return ServiceInfo(name, instance=more.pop("instance", "")).with_addresses(Address("quic", "127.0.0.1", port))
 
 
 async def following(events: AsyncGenerator[ServiceEvent], timeout: float = 5.0) -> ServiceEvent:
     """Return the next event that is ours: others may use this machine's loopback interface."""
     with anyio.fail_after(timeout):
-        while (event := await anext(events)).service.name not in ("mdns-test-cam", "leaving"):
+        while (event := await anext(events)).service.name not in (CAM, "leaving"):
             pass
         return event
 
@@ -47,7 +50,7 @@ async def test_what_is_announced_is_found(here: MdnsDiscovery, there: MdnsDiscov
 
 
 async def test_events(here: MdnsDiscovery, there: MdnsDiscovery) -> None:
-    events = there.discover_events("mdns-test-cam")
+    events = there.discover_events(CAM)
     async with here.advertise(local(), fast=True) as first:
         appeared = await following(events)
         assert (appeared.kind, appeared.service) == ("appeared", first.service)
@@ -60,7 +63,7 @@ async def test_events(here: MdnsDiscovery, there: MdnsDiscovery) -> None:
 
 
 async def test_a_restart_after_a_crash_is_gone_and_appeared(here: MdnsDiscovery, there: MdnsDiscovery) -> None:
-    events = there.discover_events("mdns-test-cam")
+    events = there.discover_events(CAM)
     async with here.advertise(local(instance="cam-x").with_property("boot", "b1")):
         assert (await following(events)).kind == "appeared"
         other = MdnsDiscovery(
@@ -85,7 +88,7 @@ async def test_a_restart_after_a_crash_is_gone_and_appeared(here: MdnsDiscovery,
 
 
 async def test_discover_stream_yields_services_as_they_appear(here: MdnsDiscovery, there: MdnsDiscovery) -> None:
-    stream = there.discover_stream("mdns-test-cam")
+    stream = there.discover_stream(CAM)
     async with here.advertise(local(port=1), fast=True), here.advertise(local(port=2), fast=True):
         with anyio.fail_after(5):
             found = {(await anext(stream)).port for _ in range(2)}
@@ -97,19 +100,19 @@ async def test_a_name_that_is_taken_is_changed_and_told(
     here: MdnsDiscovery, there: MdnsDiscovery, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
-        here.advertise(local(instance="only one")) as first,
-        there.advertise(local(port=2, instance="only one")) as second,
+        here.advertise(local(instance=ONE)) as first,
+        there.advertise(local(port=2, instance=ONE)) as second,
     ):
-        assert (first.service.instance, second.service.instance) == ("only one", "only one-2")
-        assert "the instance name 'only one' is taken; trying 'only one-2'" in caplog.text
-        found = {each.instance: each.port for each in await here.discover("mdns-test-cam", min_count=2)}
-        assert found == {"only one": 4433, "only one-2": 2}
+        assert (first.service.instance, second.service.instance) == (ONE, f"{ONE}-2")
+        assert f"the instance name {ONE!r} is taken; trying '{ONE}-2'" in caplog.text
+        found = {each.instance: each.port for each in await here.discover(CAM, min_count=2)}
+        assert found == {ONE: 4433, f"{ONE}-2": 2}
 
 
 async def test_a_suspect_service_is_not_offered_until_it_is_heard_from(
     here: MdnsDiscovery, there: MdnsDiscovery
 ) -> None:
-    events, watched = there.discover_events("mdns-test-cam"), there.watch()
+    events, watched = there.discover_events(CAM), there.watch()
     async with here.advertise(local(), fast=True):
         service = (await following(events)).service
         assert (await following(watched)).service == service
@@ -117,7 +120,7 @@ async def test_a_suspect_service_is_not_offered_until_it_is_heard_from(
         assert (await following(events)).kind == "gone"
         marked = await following(watched)
         assert (marked.kind, marked.service.suspect) == ("changed", True)
-        assert await there.discover("mdns-test-cam", timeout=0.6) == []
+        assert await there.discover(CAM, timeout=0.6) == []
         began = time.monotonic()
         assert (await following(events)).kind == "appeared", "it was asked once nothing held it, and answered"
         assert time.monotonic() - began < 4.0
@@ -139,11 +142,11 @@ async def test_mistakes_show_before_anything_is_opened(here: MdnsDiscovery) -> N
     with pytest.raises(InvalidArgument, match="fast=True does not ask whether a name is taken"):
         here.advertise(local(instance="mine"), fast=True)
     with pytest.raises(InvalidArgument, match="timeout=-1"):
-        await here.discover("mdns-test-cam", timeout=-1)
+        await here.discover(CAM, timeout=-1)
     with pytest.raises(InvalidArgument, match="service name ''"):
         await here.discover("")
     with pytest.raises(InvalidArgument, match="there is no such interface that is up"):
-        await MdnsDiscovery(interfaces=["nothing7"]).discover("mdns-test-cam")
+        await MdnsDiscovery(interfaces=["nothing7"]).discover(CAM)
     with pytest.raises(InvalidArgument, match="wanted a list of names or addresses"):
         MdnsDiscovery(interfaces="lo")
 
@@ -166,7 +169,7 @@ async def test_given_up_while_its_name_is_asked_about(here: MdnsDiscovery, there
     with anyio.move_on_after(0.3) as scope:
         await here.advertise(local())
     assert scope.cancelled_caught
-    assert await there.discover("mdns-test-cam", timeout=1.5) == []
+    assert await there.discover(CAM, timeout=1.5) == []
 
 
 async def test_discovery_never_blocks_the_loop(here: MdnsDiscovery, there: MdnsDiscovery) -> None:
@@ -185,7 +188,7 @@ async def test_discovery_never_blocks_the_loop(here: MdnsDiscovery, there: MdnsD
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(measure)
             async with here.advertise(local(), fast=True):
-                await there.discover("mdns-test-cam", timeout=0.2)
+                await there.discover(CAM, timeout=0.2)
             tasks.cancel_scope.cancel()
         longest.append(max(pauses))
     assert min(longest) < 0.04, longest
@@ -198,7 +201,7 @@ async def test_a_port_that_is_not_shared_is_named(here: MdnsDiscovery) -> None:
         except OSError:
             pytest.skip("another program has port 5353 on this machine")
         with pytest.raises(DiscoveryUnavailable, match=r"UDP port 5353 is taken by a program that does not share it"):
-            await here.discover("mdns-test-cam")
+            await here.discover(CAM)
         with pytest.raises(DiscoveryUnavailable, match="disallow-other-stacks=no"):
             async with here.advertise(local()):
                 raise AssertionError
@@ -250,7 +253,7 @@ def test_a_loop_that_is_gone_is_nobody_to_tell(here: MdnsDiscovery) -> None:
     """A program that leaves without stopping: its loop is closed while the thread still has its bell."""
 
     async def leave() -> AsyncGenerator[ServiceEvent]:
-        events = here.discover_events("mdns-test-cam")
+        events = here.discover_events(CAM)
         with anyio.move_on_after(0.2):
             await anext(events)
         return events

@@ -14,6 +14,7 @@ import pytest
 from echokernel import Address, ServiceInfo
 from echokernel_mdns import MdnsDiscovery
 
+LIVE = f"live-{os.getpid()}"
 COMMAND = [sys.executable, "-c", "import sys; from echokernel.cli import main; sys.exit(main())", "discover"]
 
 
@@ -37,14 +38,14 @@ async def test_a_table_on_a_terminal_until_ctrl_c(here: MdnsDiscovery, anyio_bac
         with suppress(OSError):  # the terminal is closed
             while True:
                 shown.extend(os.read(ours, 65_536))
-                if b"mdns-test-live" in shown:
+                if LIVE.encode() in shown:
                     there.set()
 
-    service = ServiceInfo("mdns-test-live").with_addresses(Address("quic", "127.0.0.1", 4433))
+    service = ServiceInfo(LIVE).with_addresses(Address("quic", "127.0.0.1", 4433))
     async with here.advertise(service, fast=True):
         environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
         process = subprocess.Popen(  # noqa: ASYNC220
-            [*COMMAND, "mdns-test-live"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+            [*COMMAND, LIVE], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
         )
         os.close(theirs)
         reader = threading.Thread(target=read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,8 @@ from echokernel_mdns.table import Record
 __all__ = ["Network"]
 
 logger = logging.getLogger("echokernel.mdns")
+
+SEND_TRIES, SEND_PAUSE = 5, 0.02  # seconds; a firewall refuses all of them, a full buffer or a lossy filter some
 
 Heard = Callable[[Scope, list[Record]], Callable[[Record], bool]]
 """Takes the records of a packet, and returns what tells whether one of them is of use."""
@@ -68,8 +71,12 @@ class Network(RecordUpdateListener):
             await self.close()
             raise DiscoveryUnavailable(_no_way(interfaces, self.scope, None))
         self.zeroconf.async_add_listener(self, None)
-        self.ask_directly(questions(None))
-        if all(asker.trouble for asker in self._askers):
+        for _ in range(SEND_TRIES):
+            self.ask_directly(questions(None))
+            if not all(asker.trouble for asker in self._askers):
+                break
+            await asyncio.sleep(SEND_PAUSE)
+        else:
             trouble = self._askers[0].trouble
             await self.close()
             raise DiscoveryUnavailable(_no_way(interfaces, self.scope, trouble))

@@ -302,8 +302,10 @@ class Station:
         if not self.bells:
             return lambda record: True  # nobody looks; what we announce needs no table
         now = time.monotonic()
+        network = self._networks.get(scope)  # none yet while it is being opened
         for host in self.table.apply(scope, records, now=now):
-            self.table.apply(scope, self._networks[scope].cached_addresses(host), now=now)
+            if network is not None:
+                self.table.apply(scope, network.cached_addresses(host), now=now)
         self._publish()
         self._wake.set()
         return partial(self.table.has_room_for, scope)
