@@ -40,14 +40,15 @@ class Authenticator(Protocol):
 class Service(Protocol):
     """Something that runs beside a server: a router, an advertiser, a clock.
 
-    One that is also a :class:`~echokernel.clock.Clock` becomes the server's clock.
+    One that is also a :class:`~echokernel.clock.Clock` becomes the server's clock. One with an attribute ``stops_first`` that is
+    true is stopped as soon as the server accepts nobody any more: an advertiser.
     """
 
     async def start(self, context: ServerContext) -> None:
         """Begin; the server listens, and accepts nobody yet. An exception keeps it from starting."""
 
     async def stop(self) -> None:
-        """End, within 5 s. The sessions are closed already."""
+        """End, within 5 s. The sessions are closed already, but for one that stops first."""
 
 
 class Command(Protocol):

@@ -414,6 +414,7 @@ class EchoServer(HandlerOwner):
         try:
             for listener in self._listeners:
                 await listener.close()
+            await self._stop_services(first=True)
             await self._drain_sessions(self._node.limits.drain_timeout if drain is None else drain)
             await self._clean_up()
             for callback in self._on_stop:
@@ -440,16 +441,22 @@ class EchoServer(HandlerOwner):
     async def _clean_up(self) -> None:
         for listener in self._listeners:
             await listener.close()
-        while self._started_services:
-            service = self._started_services.pop()
+        await self._stop_services()
+        await self._upstreams.stop()
+        self._listeners = []
+        self.context().listeners = ()
+
+
+    async def _stop_services(self, *, first: bool = False) -> None:
+        """Stop what was started, the last one first; ``first``: only what stops before the sessions."""
+        stopping = [each for each in self._started_services if not first or getattr(each, "stops_first", False)]
+        for service in reversed(stopping):
+            self._started_services.remove(service)
             try:
                 with anyio.fail_after(SERVICE_SECONDS):
                     await service.stop()
             except Exception as error:
                 logger.error("a service failed to stop: %s", type(error).__name__, exc_info=error)
-        await self._upstreams.stop()
-        self._listeners = []
-        self.context().listeners = ()
 
 
 async def _call(callback: Callback, argument: Any) -> None:

@@ -451,3 +451,23 @@ async def test_a_plain_await_works_on_asyncio_and_says_what_to_write_on_trio(any
             client = await connecting
             assert await client.request("double", 1) == 2
             await client.close()
+
+
+async def test_a_service_that_stops_first_does_so_before_the_sessions_are_drained() -> None:
+    told: list[str] = []
+
+    class Part:
+        def __init__(self, name: str, stops_first: bool) -> None:
+            self.name, self.stops_first = name, stops_first
+
+        async def start(self, context: Any) -> None:
+            self.context = context
+
+        async def stop(self) -> None:
+            told.append(f"{self.name} with {len(self.context.sessions())} sessions")
+
+    builder = EchoServer.builder().service(Part("announcer", True)).service(Part("clock", False))
+    async with connected(server=builder) as nodes:
+        await nodes.client.ping()
+        await nodes.server.stop(drain=1)
+    assert told == ["announcer with 1 sessions", "clock with 0 sessions"]

@@ -313,3 +313,15 @@ def test_nothing_that_comes_raises_or_leaves_something_behind(packets: list[tupl
         assert owned == {key for key, entry in table._entries.items() if entry.host}
     table.expire(now + 10_000)
     assert (len(table), table._owners) == (0, {})
+
+
+def test_a_service_without_a_host_is_none() -> None:
+    table = Table()
+    full = f"cam.{TYPE}"
+    for host in ("", "."):
+        table.apply(
+            "network", [Record("srv", full, 120, ("h.local.", 1)), Record("srv", full, 120, (host, 1))], now=0.0
+        )
+    assert table.counts["malformed"] == 2
+    table.expire(1_000.0)
+    assert not table._owners

@@ -27,6 +27,9 @@ class NodeAdvertiser:
     ``-2``. Only addresses that a listener serves are announced: see :func:`~echokernel_mdns.addresses.hosts_to_announce`.
     """
 
+    stops_first = True
+    """Whoever looks for a server must not find one that drains."""
+
     def __init__(
         self,
         discovery: MdnsDiscovery | None = None,

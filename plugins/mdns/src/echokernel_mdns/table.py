@@ -241,6 +241,9 @@ class Table:
             if record.kind == "srv":
                 self._withdraw((scope, record.name.casefold().removesuffix(_TAIL)), now)
             return
+        if isinstance(record.value, tuple) and not record.value[0].strip("."):
+            self.counts["malformed"] += 1  # RFC 2782: such a host says that the service is not there
+            return
         life = min(record.ttl, MAX_TTL)
         entry = self._entry(scope, record.name, now, life)
         if entry is None:
