@@ -40,8 +40,8 @@ class Authenticator(Protocol):
 class Service(Protocol):
     """Something that runs beside a server: a router, an advertiser, a clock.
 
-    One that is also a :class:`~echokernel.clock.Clock` becomes the server's clock. One with an attribute ``stops_first`` that is
-    true is stopped as soon as the server accepts nobody any more: an advertiser.
+    One that is also a :class:`~echokernel.clock.Clock` becomes the server's clock. One with an attribute ``stops_first`` that
+    is true is stopped as soon as the server accepts nobody any more: an advertiser.
     """
 
     async def start(self, context: ServerContext) -> None:

@@ -49,6 +49,7 @@ def fake(label: str, text: bytes = b"\x07svc=cam", ip: str = "127.0.0.1") -> zer
     return zeroconf.ServiceInfo(TYPE, f"{label}.{TYPE}", port=9, properties=text, server=host, parsed_addresses=[ip])
 
 
+@pytest.mark.slow  # it floods the loopback interface, which other runs share
 async def test_thousands_of_names(here: MdnsDiscovery, there: MdnsDiscovery, attacker: socket.socket) -> None:
     events = here.discover_events(CAM)
     local = ServiceInfo(CAM).with_addresses(Address("quic", "127.0.0.1", 1))
