@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
+try:
+    import fcntl
+except ImportError:  # Windows: whoever starts two runs there at a time has to know
+    fcntl = None  # type: ignore[assignment]
+
 ROOT = Path(__file__).parent
+LAN = re.compile(r"plugins/mdns/|test_mdns|test_cli_lan|guide/discovery|discovery_of_the_seed")
+"""Tests of nodes that find each other on this machine."""
 
 collect_ignore = [
     str(path.relative_to(ROOT))
@@ -24,3 +36,18 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("echokernel")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Nodes that find each other find those of another run, too; the matrix has two at a time. They take turns."""
+    with _taking_turns() if LAN.search(item.nodeid) else contextlib.nullcontext():
+        return (yield)
+
+
+@contextlib.contextmanager
+def _taking_turns() -> Iterator[None]:
+    with open(Path(tempfile.gettempdir()) / "echokernel-tests-lan.lock", "w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
