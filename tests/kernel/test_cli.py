@@ -96,6 +96,45 @@ def test_plugins_lists_broken_ones_and_imports_none(bare_site: FakeSite, capsys:
     assert bomb not in sys.modules
 
 
+TROUBLED = """
+from echokernel import hookimpl
+
+
+class Check:
+    def __init__(self, name, answer):
+        self.name, self.answer = name, answer
+
+    async def run(self):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@hookimpl
+def echokernel_checks(registry):
+    registry.check(Check("fuel", "7 % left; find a pump"))
+    registry.check(Check("broken", ValueError("no such file")))
+"""
+
+
+def test_doctor_tells_what_is_wrong_however_broken_a_plugin_is(
+    bare_site: FakeSite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor"]) == 1
+    assert "none is installed; a good start" in capsys.readouterr().out
+    bare_site.plugin("every", EVERYTHING + COMMANDS_AND_CHECKS)
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["plugin every 0.1.0  ok", "check battery       ok"]
+    bare_site.plugin("troubled", TROUBLED)
+    bare_site.plugin("bomb", "raise RuntimeError('boom')")
+    assert main(["doctor", "--json"]) == 1
+    found = {entry["subject"]: entry["trouble"] for entry in json.loads(capsys.readouterr().out)}
+    assert found["plugin troubled 0.1.0"] is None
+    assert "RuntimeError: boom" in found["plugin bomb 0.1.0"]
+    assert found["check fuel"] == "7 % left; find a pump"
+    assert found["check broken"] == "the check itself failed: ValueError: no such file"
+
+
 def test_plugins_info(bare_site: FakeSite, capsys: pytest.CaptureFixture[str]) -> None:
     bare_site.plugin("every", EVERYTHING)
     assert main(["plugins", "info", "every"]) == 0

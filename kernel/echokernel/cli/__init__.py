@@ -34,6 +34,7 @@ COMMANDS = {
     "stream": ("_stream", "send a file to a running node as a stream, or receive one"),
     "describe": ("_describe", "list what a running node can do"),
     "diff": ("_diff", "say what changed between two nodes, and whom it breaks"),
+    "doctor": ("_doctor", "look for what would keep nodes of this machine from working"),
     "health": ("_health", "ask a running node how it is"),
     "ping": ("_ping", "measure the round trip to a running node"),
     "version": ("_version", "versions of echokernel, Python and the system"),
