@@ -6,6 +6,7 @@ daemon of the system is started.
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import secrets
@@ -54,10 +55,17 @@ def install(packages: Sequence[str]) -> None:
     try:
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for command in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", *packages]):
-            subprocess.run(["apt-get", *command], env=environment, check=True, timeout=300, capture_output=True)
+            subprocess.run(["apt-get", *command], env=environment, check=True, timeout=120, capture_output=True)
     finally:
         if ours:
             policy.unlink()
+
+
+@functools.cache
+def _try_to_install() -> None:
+    """Once a run: where there is no package index, the second try would take as long as the first."""
+    with suppress(subprocess.SubprocessError, OSError):
+        install(missing())
 
 
 def require(*, avahi: bool = True) -> None:
@@ -65,8 +73,7 @@ def require(*, avahi: bool = True) -> None:
     if os.geteuid() != 0:
         pytest.skip("THE TESTS WITH AVAHI DID NOT RUN: network namespaces need root")
     if missing() and os.environ.get("CI") and shutil.which("apt-get"):
-        with suppress(subprocess.SubprocessError):
-            install(missing())
+        _try_to_install()
     lacking = [package for package in missing() if avahi or package == "iproute2"]
     if lacking:
         pytest.skip(f"THE TESTS WITH AVAHI DID NOT RUN: apt-get install {' '.join(lacking)}, or set CI=1")
