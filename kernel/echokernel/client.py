@@ -181,15 +181,16 @@ class ClientBuilder(HandlerOwner):
         TransportError, Unauthenticated, ProtocolError, RequestTimeout.
         """
         where = parse_address(address, named=True)
+        transport = self._transport
         self._settings.update(settings)
         node = self._node
         registry = None
         finder = next((each for each in self.discoveries if each.scheme == where.scheme), None)
-        dials = "" if self._transport is not None else DEFAULT_SCHEME
-        if self._transport is None or not self._serializers or self._plugins:
+        dials = "" if transport is not None else DEFAULT_SCHEME
+        if transport is None or not self._serializers or self._plugins:
             from echokernel.loader import load_for_library, make_transport
 
-            scheme = where.scheme if self._transport is None else None
+            scheme = where.scheme if transport is None else None
             if finder is not None and scheme is not None:
                 scheme = DEFAULT_SCHEME
             registry = load_for_library(scheme, self._plugins, need_serializer=not self._serializers)
@@ -198,9 +199,9 @@ class ClientBuilder(HandlerOwner):
                 self.add_handler(entry.value)
             if not self._serializers:
                 self._serializers = [entry.value for entry in registry.serializers.values()]
-            if self._transport is None:
+            if transport is None:
                 assert scheme is not None
-                self._transport = make_transport(registry, scheme, listening=False, settings=self._settings)
+                transport = make_transport(registry, scheme, listening=False, settings=self._settings)
         elif self._settings:
             raise InvalidArgument(
                 "settings are for the transport of the URL's scheme; this client was given a transport"
@@ -208,21 +209,23 @@ class ClientBuilder(HandlerOwner):
         if finder is not None:
             from echokernel.engine.finding import FindingTransport, pins_in
 
-            self._transport = FindingTransport(finder, self._transport, dials, pins_in(self._settings))
-        if where.port == NO_PORT and not self._transport.takes_names:
+            transport = FindingTransport(finder, transport, dials, pins_in(self._settings))
+        if where.port == NO_PORT and not transport.takes_names:
             parse_address(str(where))  # says what was wanted
+        if where.port != NO_PORT and transport.takes_names:
+            raise InvalidArgument(
+                f"address {str(where)!r}: a name that is found has no port; {where.scheme}://{where.host}"
+            )
         node.serializers = tuple(self._serializers)
         node.middleware = tuple(self._middleware)
         node.on_connect = tuple(self._on_connect)
         node.on_disconnect = tuple(self._on_disconnect)
         node.methods.check(node.serializers)
         if self._reconnecting.policy is None:
-            return Connecting(EchoClient(node, where, self._transport, self._credentials))
+            return Connecting(EchoClient(node, where, transport, self._credentials))
         from echokernel.engine.redialling import ReconnectingClient
 
-        return Connecting(
-            ReconnectingClient(node, where, self._transport, self._credentials, self._reconnecting.copy())
-        )
+        return Connecting(ReconnectingClient(node, where, transport, self._credentials, self._reconnecting.copy()))
 
 
 class Connecting:

@@ -174,7 +174,7 @@ def test_ping(node: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"rtt min/avg/median/p95/max/stddev = ([\d.]+/){5}[\d.]+ ms", rtt)
     assert main(["ping", node.url, "-c", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found) == ["url", "sent", "received", "loss", "min", "avg", "median", "p95", "max", "stddev"]
+    assert list(found) == ["url", "sent", "received", "loss", "min", "avg", "median", "p95", "max", "stddev", "one_way"]
 
 
 def test_a_key_that_is_not_trusted(node: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,3 +111,32 @@ async def test_the_server_stops_while_it_still_tries() -> None:
     async with server(transport, 2, ask).upstream("up", connecting).build():
         await anyio.sleep(1.5)
     assert anyio.current_time() - began < 3
+
+
+async def test_whatever_goes_wrong_while_it_connects_is_raised_by_the_start() -> None:
+    async def credentials() -> str:
+        raise RuntimeError("no vault")
+
+    transport = MemoryTransport()
+    one = client(transport).credentials(credentials).connect("memory://node:1")
+    two = client(transport).connect("memory://node:9")
+    async with server(transport, 1, name).build():
+        with anyio.fail_after(1), pytest.raises((RuntimeError, TransportError)):
+            async with server(transport, 2).upstream("one", one).upstream("two", two).build():
+                pass
+
+
+async def test_a_start_that_fails_at_once_does_not_wait_for_what_never_began() -> None:
+    class Failing:
+        async def start(self, context: Any) -> None:
+            raise ValueError("not today")
+
+        async def stop(self) -> None: ...
+
+    transport = MemoryTransport()
+    connecting = client(transport).reconnect(EverySecond(), first=True).connect("memory://node:1")
+    began = anyio.current_time()
+    with pytest.raises(ValueError, match="not today"):
+        async with server(transport, 2).upstream("up", connecting).service(Failing()).build():
+            pass
+    assert anyio.current_time() - began < 1

@@ -26,7 +26,7 @@ __all__ = ["ClockFrames"]
 class ClockFrames:
     """Sends them, as datagrams where there are some, and hands what comes to the node's clock."""
 
-    __slots__ = ("_link", "_room", "_room_at", "_session", "_tasks", "dropped")
+    __slots__ = ("_has_failed", "_link", "_room", "_room_at", "_session", "_tasks", "dropped")
 
     def __init__(self, session: Session, link: Link, tasks: TaskScope) -> None:
         self._session = session
@@ -34,6 +34,7 @@ class ClockFrames:
         self._tasks = tasks
         self._room = AT_ONCE
         self._room_at = tasks.now()
+        self._has_failed = False
         self.dropped = 0
         """Received beyond the rate, or by a node without a clock."""
 
@@ -66,4 +67,6 @@ class ClockFrames:
         try:
             clock.received(self._session, payload)
         except Exception as error:  # a plugin's fault is none of the session's
-            logger.error("the clock failed: %s", type(error).__name__, exc_info=error)
+            if not self._has_failed:  # the peer may send what makes it fail, again and again
+                self._has_failed = True
+                logger.error("the clock failed: %s", type(error).__name__, exc_info=error)

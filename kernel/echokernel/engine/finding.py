@@ -6,6 +6,7 @@ What discovery says is a hint. A fingerprint in it can only rule a candidate out
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from echokernel.transport import Connection, Listener
 
 FIND_SECONDS: Final = 3.0  # for the first candidate to come; a second question of mDNS goes out after 1 s
+SECOND_SECONDS: Final = 1.5  # after the beginning: the second question has been answered by then
 OTHERS_SECONDS: Final = 0.5  # after all that were found have failed
+SEARCH_SECONDS: Final = 15.0  # for everything
 DIAL_SECONDS: Final = 5.0  # for one candidate; who is on the same network answers within milliseconds
 DIALS: Final = 16  # at a time: a flood of announcements must not become a flood of dials
 MAX_CANDIDATES: Final = 256  # in one search
@@ -29,6 +32,9 @@ SHOWN: Final = 5  # failures that a message tells
 FINGERPRINT: Final = "fp"
 
 logger = logging.getLogger("echokernel.client")
+
+_Candidate = tuple[Address, str]
+"""Where to dial, and the key that was announced for it."""
 
 __all__ = ["FindingTransport", "pins_in"]
 
@@ -58,6 +64,10 @@ class FindingTransport(Transport):
         search = _Search(self, address, tasks)
         try:
             return await search.run()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await search.drop_winner()
+            raise
         finally:
             search.stop()
 
@@ -70,21 +80,27 @@ class _Search:
         self._address = address
         self._tasks = tasks
         self._result: Future[Connection] = tasks.future()
-        self._seen: set[Address] = set()
-        self._waiting: list[tuple[Address, ServiceInfo]] = []
-        self._dials: dict[Address, Task] = {}
+        self._winner: Connection | None = None
+        self._seen: set[_Candidate] = set()
+        self._waiting: deque[tuple[_Candidate, ServiceInfo]] = deque()
+        self._dials: dict[_Candidate, Task] = {}
         self._open: dict[str, int] = {}  # ways to an instance that may still succeed
         self._failures: list[tuple[Address, EchoError]] = []
-        self._passed_over: list[str] = []
+        self._passed_over: dict[_Candidate, str] = {}
+        self._trouble: EchoError | None = None
         self._watch: Task | None = None
+        self._ends = 0.0
         self._timer: Timer | None = None
         self._time_over = False
 
     async def run(self) -> Connection:
         tasks = self._tasks
+        self._ends = tasks.now() + FIND_SECONDS
         self._watch = tasks.start(self._look, name=f"find {self._address.host}")
-        self._timer = tasks.call_at(tasks.now() + FIND_SECONDS, self._time_is_over)
-        return await self._result
+        self._timer = tasks.call_at(self._ends, self._time_is_over)
+        with anyio.move_on_after(SEARCH_SECONDS):
+            return await self._result
+        raise self._failure(f"none of the candidates answered within {SEARCH_SECONDS:g} s")
 
     def stop(self) -> None:
         """End everything that is not the result."""
@@ -95,55 +111,78 @@ class _Search:
             if task is not None:
                 self._tasks.stop(task)
 
+    async def drop_winner(self) -> None:
+        """Nobody takes the connection that was found."""
+        if self._winner is not None:
+            await self._winner.close(drain=0)
+
     async def _look(self) -> None:
+        events = self._how._discovery.discover_events(self._address.host)
         try:
-            async for event in self._how._discovery.discover_events(self._address.host):
+            async for event in events:
                 if event.kind != "gone":
                     self._take(event.service)
-            self._time_is_over()  # it will say no more
         except EchoError as error:  # discovery itself does not work
-            self._settle(error)
+            self._trouble = error
         except Exception as error:
             logger.error("discovery failed: %s", type(error).__name__, exc_info=error)
-            self._settle(TransportError(f"{self._address}: discovery failed: {type(error).__name__}: {error}"))
+            self._trouble = TransportError(f"discovery failed: {type(error).__name__}: {error}")
+        finally:
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                with anyio.CancelScope(shield=True):
+                    await close()
+        self._time_is_over()  # it will say no more
 
     def _take(self, service: ServiceInfo) -> None:
-        announced = service.get_property(FINGERPRINT)
+        announced = service.get_property(FINGERPRINT) or ""
         pins = self._how._pins
         for address in service.addresses:
-            if address in self._seen or len(self._seen) >= MAX_CANDIDATES:
+            candidate = (
+                address,
+                announced,
+            )  # another key at the same address is another announcement, perhaps a truer one
+            if candidate in self._seen or candidate in self._passed_over:
                 continue
-            self._seen.add(address)
+            if len(self._seen) >= MAX_CANDIDATES or len(self._passed_over) >= MAX_CANDIDATES:
+                return
             if self._how._scheme not in ("", address.scheme):
-                self._passed_over.append(f"{address}: only {self._how._scheme}:// is dialled")
+                self._passed_over[candidate] = f"only {self._how._scheme}:// is dialled"
             elif pins and announced and announced not in pins:
-                self._passed_over.append(f"{address}: it announces the key {announced}, which is not the pinned one")
+                self._passed_over[candidate] = f"it announces the key {announced}, which is not the pinned one"
             else:
+                self._seen.add(candidate)
                 self._open[service.instance] = self._open.get(service.instance, 0) + 1
-                self._waiting.append((address, service))
+                self._waiting.append((candidate, service))
         self._dial_more()
 
     def _dial_more(self) -> None:
         while self._waiting and len(self._dials) < DIALS and not self._result.done():
-            address, service = self._waiting.pop(0)
-            self._dials[address] = self._tasks.start(self._dial, address, service, name=f"dial {address}")
+            candidate, service = self._waiting.popleft()
+            self._dials[candidate] = self._tasks.start(self._dial, candidate, service, name=f"dial {candidate[0]}")
 
-    async def _dial(self, address: Address, service: ServiceInfo) -> None:
+    async def _dial(self, candidate: _Candidate, service: ServiceInfo) -> None:
         connection: Connection | None = None
+        address = candidate[0]
         try:
             with anyio.fail_after(DIAL_SECONDS):
                 connection = await self._how._transport.connect(address, self._tasks)
+                await connection.confirmed()  # one with early data has not reached anybody yet
             _check_key(connection, address, service)
             if not self._result.done():
                 logger.debug("%s: found at %s", self._address, address)
+                self._winner = connection
                 self._result.set_result(connection)
                 connection = None
         except TimeoutError:
             self._failed(address, service, TransportError(f"no connection within {DIAL_SECONDS:g} s"))
         except EchoError as error:
             self._failed(address, service, error)
+        except Exception as error:  # of a transport
+            logger.error("dialling %s failed: %s", address, type(error).__name__, exc_info=error)
+            self._failed(address, service, TransportError(f"{type(error).__name__}: {error}", retryable=False))
         finally:
-            self._dials.pop(address, None)
+            self._dials.pop(candidate, None)
             if connection is not None:
                 with anyio.CancelScope(shield=True):
                     await connection.close(drain=0)
@@ -154,7 +193,10 @@ class _Search:
         self._failures.append((address, error))
         self._open[service.instance] -= 1
         if not self._open[service.instance] and error.retryable:
-            self._how._discovery.suspect(service)
+            try:
+                self._how._discovery.suspect(service)
+            except Exception as fault:  # of a discovery
+                logger.error("discovery failed: %s", type(fault).__name__, exc_info=fault)
 
     def _judge(self) -> None:
         """Nothing is being dialled: is it over?"""
@@ -162,9 +204,10 @@ class _Search:
             return
         if self._time_over:
             self._give_up()
-        elif self._timer is not None:
-            self._timer.cancel()  # whoever else is there was heard with those that failed, or a moment later
-            self._timer = self._tasks.call_at(self._tasks.now() + OTHERS_SECONDS, self._time_is_over)
+        elif self._timer is not None:  # whoever else is there answers the second question at the latest
+            self._timer.cancel()
+            ends = min(self._ends, max(self._tasks.now() + OTHERS_SECONDS, self._ends - FIND_SECONDS + SECOND_SECONDS))
+            self._timer = self._tasks.call_at(ends, self._time_is_over)
 
     def _time_is_over(self) -> None:
         self._time_over = True
@@ -172,27 +215,28 @@ class _Search:
             self._give_up()
 
     def _give_up(self) -> None:
+        if not self._result.done():
+            self._result.set_exception(self._failure(""))
+
+    def _failure(self, why: str) -> EchoError:
+        """Return what kept the search from finding a node."""
         where, failures = self._address, self._failures
-        if len(failures) == 1 and not self._passed_over:
-            address, error = failures[0]
-            text = str(error) if str(address) in str(error) else f"{address}: {error}"
-            self._settle(type(error)(f"{where}: {text}", code=error.code, retryable=error.retryable))
-            return
-        found = [f"{address}: {error}" for address, error in failures] + self._passed_over
+        found = [str(error) if str(address) in str(error) else f"{address}: {error}" for address, error in failures]
+        found += [f"{address}: {reason}" for (address, _), reason in self._passed_over.items()]
+        if self._trouble is not None:
+            found.append(str(self._trouble))
         if not found:
-            what = f"no {where.host!r} was found within {FIND_SECONDS:g} s; is it advertised here? See: echokernel discover"
-            self._settle(TransportError(f"{where}: {what}"))
-            return
+            why = why or (
+                f"no {where.host!r} was found within {FIND_SECONDS:g} s; is it advertised here? See: echokernel discover"
+            )
+            return TransportError(f"{where}: {why}")
+        retryable = any(error.retryable for _, error in failures) or (self._trouble is not None and not failures)
+        if len(found) == 1:
+            code = failures[0][1].code if failures else None
+            return TransportError(f"{where}: {found[0]}", code=code, retryable=retryable)
         more = f"\n  and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
         lines = "".join(f"\n  {line}" for line in found[:SHOWN])
-        retryable = any(error.retryable for _, error in failures)
-        self._settle(
-            TransportError(f"{where}: {len(found):,} found, none could be used:{lines}{more}", retryable=retryable)
-        )
-
-    def _settle(self, error: EchoError) -> None:
-        if not self._result.done():
-            self._result.set_exception(error)
+        return TransportError(f"{where}: {len(found):,} found, none could be used:{lines}{more}", retryable=retryable)
 
 
 def pins_in(settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -95,7 +95,8 @@ def _load_for_library(
     for plugin in extra:
         loader.load(plugin)
     if scheme is not None and scheme not in registry.transports:
-        loader.load(scheme)
+        if scheme not in registry.discoveries:
+            loader.load(scheme)
         if scheme in registry.discoveries and scheme not in registry.transports:
             scheme = DEFAULT_SCHEME  # what it finds is dialled with that
             if scheme not in registry.transports:
