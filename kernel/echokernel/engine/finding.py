@@ -221,7 +221,7 @@ class _Search:
     def _failure(self, why: str) -> EchoError:
         """Return what kept the search from finding a node."""
         where, failures = self._address, self._failures
-        found = [str(error) if str(address) in str(error) else f"{address}: {error}" for address, error in failures]
+        found = [f"{address}: {error}" for address, error in failures]
         found += [f"{address}: {reason}" for (address, _), reason in self._passed_over.items()]
         if self._trouble is not None:
             found.append(str(self._trouble))
@@ -232,8 +232,11 @@ class _Search:
             return TransportError(f"{where}: {why}")
         retryable = any(error.retryable for _, error in failures) or (self._trouble is not None and not failures)
         if len(found) == 1:
-            code = failures[0][1].code if failures else None
-            return TransportError(f"{where}: {found[0]}", code=code, retryable=retryable)
+            code, text = None, found[0]
+            if failures:
+                address, error = failures[0]
+                code, text = error.code, str(error) if str(address) in str(error) else text
+            return TransportError(f"{where}: {text}", code=code, retryable=retryable)
         more = f"\n  and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
         lines = "".join(f"\n  {line}" for line in found[:SHOWN])
         return TransportError(f"{where}: {len(found):,} found, none could be used:{lines}{more}", retryable=retryable)
