@@ -434,7 +434,7 @@ def test_an_interrupt_leaves_no_file(node: RunningNode, tmp_path: Path) -> None:
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
-    # on a busy machine it may not have begun to connect: then Python itself may end by the signal, which a shell shows as 130 too
+    # on a busy machine it may not have begun to connect: then Python may end by the signal, which a shell shows as 130 too
     assert process.returncode in (130, -signal.SIGINT)
     assert list(tmp_path.iterdir()) == []
 
