@@ -115,8 +115,7 @@ def _upstream(config: Config, connect: ConnectConfig) -> tuple[ConnectConfig, Tr
         transport = finding_transport(registry, scheme, transport, connect.settings.model_dump())
     policy: ReconnectPolicy | None = None
     if connect.reconnect is not None:
-        factory = registry.reconnects[connect.reconnect].value
-        policy = factory.create() if factory.settings is None else factory.create(factory.settings())
+        policy = registry.reconnects[connect.reconnect].value.default()
     return connect, transport, policy
 
 

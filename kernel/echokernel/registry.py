@@ -91,6 +91,10 @@ class Factory(Generic[T]):
     create: Callable[..., T]
     settings: type[BaseModel] | None = None
 
+    def default(self) -> T:
+        """Return one with the defaults of its settings."""
+        return self.create() if self.settings is None else self.create(self.settings())
+
 
 @dataclass(frozen=True, slots=True)
 class Registered(Generic[T]):

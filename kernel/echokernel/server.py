@@ -446,7 +446,6 @@ class EchoServer(HandlerOwner):
         self._listeners = []
         self.context().listeners = ()
 
-
     async def _stop_services(self, *, first: bool = False) -> None:
         """Stop what was started, the last one first; ``first``: only what stops before the sessions."""
         stopping = [each for each in self._started_services if not first or getattr(each, "stops_first", False)]

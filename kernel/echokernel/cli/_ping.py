@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 CLOCK = "clocksync"
 
-
 logger = logging.getLogger("echokernel.cli")
 
 
@@ -97,8 +96,7 @@ def _installed_clock() -> Clock | None:
     service = loader.registry.services.get(CLOCK)
     if service is None:
         return None
-    factory = service.value
-    clock = factory.create() if factory.settings is None else factory.create(factory.settings())
+    clock = service.value.default()
     return clock if isinstance(clock, Clock) else None
 
 

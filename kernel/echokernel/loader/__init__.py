@@ -142,6 +142,5 @@ def finding_transport(registry: Registry, scheme: str, transport: Transport, set
     """Return what finds nodes with the discovery called ``scheme`` and dials them with ``transport``, made of ``settings``."""
     from echokernel.engine.finding import FindingTransport, pins_in
 
-    factory = registry.discoveries[scheme].value
-    discovery = factory.create() if factory.settings is None else factory.create(factory.settings())
+    discovery = registry.discoveries[scheme].value.default()
     return FindingTransport(discovery, transport, DEFAULT_SCHEME, pins_in(settings))
