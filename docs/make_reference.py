@@ -24,6 +24,7 @@ MODULES = {
     "echokernel_postcard": "The postcard serializer, from `echokernel[postcard]`.",
     "echokernel_msgpack": "The MessagePack serializer, from `echokernel[msgpack]`.",
     "echokernel_mdns": "Discovery on the local network, from `echokernel[mdns]`.",
+    "echokernel_agora": "A WebSocket router for AI agents, from `echokernel[agora]`.",
     "echokernel_clocksync": "A shared clock, and aligned playout, from `echokernel[clocksync]`.",
     "echokernel_reconnect": "Automatic reconnection of clients, from `echokernel[reconnect]`.",
     "echokernel.testing": "What tests are made of: see [the guide](guide/testing.md).",
