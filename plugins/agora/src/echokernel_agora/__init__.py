@@ -1,8 +1,68 @@
-"""A WebSocket router for AI agents, bridged to the sessions of the node."""
+"""A WebSocket router for AI agents, bridged to the sessions of the node; and a client for agents in Python."""
 
 from echokernel_agora.agents import Outlet, Peer
+from echokernel_agora.client import AgoraClient
+from echokernel_agora.errors import (
+    AgoraError,
+    AlreadyRegistered,
+    BadRequest,
+    ConnectionLost,
+    CreditExceeded,
+    Forbidden,
+    IdInUse,
+    Loop,
+    NoSuchAgent,
+    NoSuchStream,
+    NotRegistered,
+    RateLimited,
+    ReceiverGone,
+    ReceiverSlow,
+    Replaced,
+    SenderGone,
+    StreamAborted,
+    StreamExists,
+    StreamIdle,
+    StreamRefused,
+    TooLarge,
+    TooManyStreams,
+)
 from echokernel_agora.limits import Limits
+from echokernel_agora.messages import ChunkStream, Message, MessageStream, PresenceEvent, PresenceStream
 from echokernel_agora.principal import Principal
 from echokernel_agora.router import Router
 
-__all__ = ["Limits", "Outlet", "Peer", "Principal", "Router"]
+__all__ = [
+    "AgoraClient",
+    "AgoraError",
+    "AlreadyRegistered",
+    "BadRequest",
+    "ChunkStream",
+    "ConnectionLost",
+    "CreditExceeded",
+    "Forbidden",
+    "IdInUse",
+    "Limits",
+    "Loop",
+    "Message",
+    "MessageStream",
+    "NoSuchAgent",
+    "NoSuchStream",
+    "NotRegistered",
+    "Outlet",
+    "Peer",
+    "PresenceEvent",
+    "PresenceStream",
+    "Principal",
+    "RateLimited",
+    "ReceiverGone",
+    "ReceiverSlow",
+    "Replaced",
+    "Router",
+    "SenderGone",
+    "StreamAborted",
+    "StreamExists",
+    "StreamIdle",
+    "StreamRefused",
+    "TooLarge",
+    "TooManyStreams",
+]
