@@ -1,5 +1,6 @@
 """A WebSocket router for AI agents, bridged to the sessions of the node; and a client for agents in Python."""
 
+from echokernel_agora.access import Token
 from echokernel_agora.agents import Outlet, Peer
 from echokernel_agora.client import AgoraClient
 from echokernel_agora.errors import (
@@ -30,10 +31,14 @@ from echokernel_agora.limits import Limits
 from echokernel_agora.messages import ChunkStream, Message, MessageStream, PresenceEvent, PresenceStream
 from echokernel_agora.principal import Principal
 from echokernel_agora.router import Router
+from echokernel_agora.server import AgoraServer
+from echokernel_agora.service import AgoraService
 
 __all__ = [
     "AgoraClient",
     "AgoraError",
+    "AgoraServer",
+    "AgoraService",
     "AlreadyRegistered",
     "BadRequest",
     "ChunkStream",
@@ -63,6 +68,7 @@ __all__ = [
     "StreamExists",
     "StreamIdle",
     "StreamRefused",
+    "Token",
     "TooLarge",
     "TooManyStreams",
 ]
