@@ -99,6 +99,7 @@ class Engine:
         self.closed = True
         self._wake()
         if self._link is not None:
+            self._acknowledge()  # what came is delivered, and its senders hear so
             self._link.say_goodbye()
             with anyio.move_on_after(1.0, shield=True):
                 await self._over.wait()
@@ -287,6 +288,9 @@ class Engine:
             if stream is not None:
                 stream.fail(error)
                 heard = True
+                for waiting in list(self._confirms.values()):  # for the receipt of its end
+                    if (waiting.to, waiting.stream_id) == (got.to, got.stream_id):
+                        waiting.answer(error=error)
         self._changed.ring()
         if not heard and got.from_ is None:  # with `from` it is about a stream that was refused and had ended already
             if self._on_error is not None:
@@ -377,7 +381,7 @@ class Engine:
         if confirm:
             if self.connected and "receipt" not in self.features:
                 raise InvalidArgument("this router gives no receipts; send without confirm=True")
-            asked = Asked(Bell(self.tasks), self.new_id("c"), to)
+            asked = Asked(Bell(self.tasks), self.new_id("c"), to, fields.get("stream_id"))
             self._confirms[asked.name] = asked
         try:
             frame = encoded({"type": kind, "to": to, "id": asked.name if asked else None, **fields})

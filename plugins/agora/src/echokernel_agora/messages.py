@@ -171,10 +171,10 @@ class Message:
 class Asked:
     """Something that an answer is awaited for."""
 
-    __slots__ = ("bell", "done", "error", "name", "sent", "to", "value")
+    __slots__ = ("bell", "done", "error", "name", "sent", "stream_id", "to", "value")
 
-    def __init__(self, bell: Bell, name: Any = None, to: str = "") -> None:
-        self.bell, self.name, self.to = bell, name, to
+    def __init__(self, bell: Bell, name: Any = None, to: str = "", stream_id: str | None = None) -> None:
+        self.bell, self.name, self.to, self.stream_id = bell, name, to, stream_id
         self.sent = self.done = False
         self.value: Any = None
         self.error: Exception | None = None
