@@ -112,7 +112,7 @@ class Engine:
             began = self.tasks.now()
             try:
                 await self._talk()
-            except (EchoError, LinkClosed, TimeoutError) as problem:
+            except Exception as problem:
                 error = self._what(problem)
                 redial.connected(self.tasks.now() - began)
             refused = isinstance(error, AgoraError) and error.reason in REFUSED_FOR_GOOD
@@ -136,8 +136,11 @@ class Engine:
         """Return what the program hears of the end of a connection."""
         if isinstance(problem, TimeoutError):
             return TransportError(f"no answer from {self._uri.host}:{self._uri.port} within {self.timeout:g} s")
-        if not isinstance(problem, LinkClosed):
+        if isinstance(problem, EchoError):
             return problem
+        if not isinstance(problem, LinkClosed):  # a mistake of this module, or a router that says what no router says
+            logger.error("%s: %s", self.id, problem, exc_info=problem)
+            return ConnectionLost(f"the connection had to be given up: {type(problem).__name__}: {problem}")
         if problem.code == 4409:
             return Replaced(f"{self.id}: {problem.reason or 'a newer connection has this id'}")
         if problem.code in NO_WAY_BACK:
@@ -293,10 +296,13 @@ class Engine:
                         waiting.answer(error=error)
         self._changed.ring()
         if not heard and got.from_ is None:  # with `from` it is about a stream that was refused and had ended already
-            if self._on_error is not None:
-                self._on_error(error)
-            else:
+            if self._on_error is None:
                 logger.warning("%s: %s: %s", self.id, error.reason, error)
+                return
+            try:
+                self._on_error(error)
+            except Exception:
+                logger.exception("%s: on_error failed", self.id)
 
     _HANDLERS: dict[str, Callable[[Engine, Got, int], None]] = {  # noqa: RUF012  # never changed
         "message": _take_message,
@@ -383,6 +389,7 @@ class Engine:
                 raise InvalidArgument("this router gives no receipts; send without confirm=True")
             asked = Asked(Bell(self.tasks), self.new_id("c"), to, fields.get("stream_id"))
             self._confirms[asked.name] = asked
+            self.inbox.was_read()
         try:
             frame = encoded({"type": kind, "to": to, "id": asked.name if asked else None, **fields})
             link = await self._room(to, check)
@@ -429,6 +436,7 @@ class Engine:
             else:
                 payload = {**payload, "request_id": name}
         asked = self._asked[name] = Asked(Bell(self.tasks), name, to)
+        self.inbox.was_read()  # more comes in while an answer is awaited
         return asked, payload
 
     async def request(self, to: str, payload: Any, timeout: float | None) -> Message:
@@ -463,6 +471,7 @@ class Engine:
         asked = Asked(Bell(self.tasks), self.new_id("l"))
         link = await self._room("", None)
         self._lists[asked.name] = asked
+        self.inbox.was_read()
         link.write(encoded({"type": "list", "id": asked.name, **fields}))
         asked.sent = True
         try:

@@ -46,7 +46,8 @@ class Pace:
         passed, self._since = now - self._since, now
         self._frames_left = min(self._burst, self._frames_left + passed * self._frames)
         self._octets_left = min(2 * self._octets, self._octets_left + passed * self._octets)
-        return max(0.0, (1 - self._frames_left) / self._frames, -self._octets_left / self._octets)
+        pause = max((1 - self._frames_left) / self._frames, -self._octets_left / self._octets)
+        return pause if pause > 1e-6 else 0.0  # less is rounding
 
     def sent(self, octets: int) -> None:
         """A frame of so many bytes goes out."""

@@ -9,16 +9,19 @@ import pytest
 from echokernel import InvalidArgument, RequestTimeout, TransportError, Unauthenticated
 from echokernel_agora import (
     AgoraClient,
+    BadRequest,
     ConnectionLost,
     IdInUse,
     Limits,
     Message,
     NoSuchAgent,
     ReceiverGone,
+    ReceiverSlow,
     Replaced,
     StreamAborted,
     StreamRefused,
     Token,
+    TooLarge,
 )
 
 pytestmark = pytest.mark.anyio
@@ -346,3 +349,71 @@ async def test_leaving_says_goodbye_behind_what_was_sent(serve) -> None:
         with pytest.raises(ConnectionLost):
             await a.send("b", 1)
         assert [agent.id for agent in await b.list()] == ["b"]
+
+
+async def test_what_is_not_read_is_bounded_and_answers_come_through(serve) -> None:
+    refused = []
+    async with serve(limits=Limits(frame_burst=1e6)) as lab, AgoraClient(lab.url, id="b") as b:
+        async with AgoraClient(lab.url, id="a", features=(), on_error=refused.append) as a:
+            for n in range(6000):
+                await a.send("b", [n, "x" * 1000])
+            with anyio.fail_after(10):
+                while not refused:
+                    await anyio.sleep(0.01)
+            unread = b._engine.inbox.unread
+            assert 256 < unread.frames < 600
+            assert isinstance(refused[0], ReceiverSlow)
+            assert {agent.id for agent in await b.list()} == {"a", "b"}
+            assert unread.frames < 256 * 17
+            assert [(await first(b)).payload[0] for _ in range(1000)] == list(range(1000)), "in order, without gaps"
+
+
+async def test_a_program_that_fails_in_on_error_keeps_its_connection(serve) -> None:
+    async with serve() as lab, AgoraClient(lab.url, id="a", on_error=lambda error: 1 / 0) as a:
+        await a.send("nobody", 1)
+        assert [agent.id for agent in await a.list()] == ["a"]
+
+
+async def test_a_request_that_is_cancelled_leaves_nothing_behind(serve) -> None:
+    async with serve() as lab, AgoraClient(lab.url, id="a") as a, AgoraClient(lab.url, id="b") as b:
+        with anyio.move_on_after(0.05):
+            await a.request("b", {"n": 1})
+        assert not a._engine.is_waiting
+        await (await first(b)).reply("late")
+        assert (await first(a)).payload == "late", "a reply that nobody waits for is a message"
+
+
+async def test_entering_twice_and_using_before_entering_are_mistakes(serve) -> None:
+    async with serve() as lab:
+        client = AgoraClient(lab.url, id="a")
+        with pytest.raises(InvalidArgument, match="not connected"):
+            await client.send("b", 1)
+        assert not client.connected
+        async with client:
+            with pytest.raises(InvalidArgument, match="entered once"):
+                await client.__aenter__()
+            with pytest.raises(InvalidArgument, match="a chunk is text, not bytes"):
+                async with client.stream("a") as stream:
+                    await stream.send(b"x")
+
+
+async def test_ids_names_and_cards_that_the_router_refuses(serve) -> None:
+    async with serve(limits=Limits(card_bytes=10)) as lab:
+        with pytest.raises(BadRequest, match="`id` is 'a b'"):
+            async with AgoraClient(lab.url, id="a b"):
+                pass
+        with pytest.raises(TooLarge, match="the card has"):
+            async with AgoraClient(lab.url, id="a", card={"text": "x" * 20}):
+                pass
+
+
+async def test_two_that_want_one_id_do_not_fight_for_ever(serve) -> None:
+    async with serve(tokens=[TOKEN]) as lab:
+        taken = 0
+        for _ in range(3):
+            async with AgoraClient(lab.url, id="a", token=TOKEN.secret) as old:
+                async with AgoraClient(lab.url, id="a", token=TOKEN.secret):
+                    with pytest.raises(Replaced), anyio.fail_after(5):
+                        await first(old)
+                    taken += 1
+        assert taken == 3
