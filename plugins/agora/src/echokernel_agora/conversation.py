@@ -94,7 +94,8 @@ def json_text(value: object, what: str = "the payload") -> Raw:
         except UnicodeEncodeError:  # half a surrogate pair travels as an escape
             return Raw(json.dumps(value, separators=(",", ":"), allow_nan=False, default=_plain).encode())
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{what} has no JSON: {error}; wanted dict, list, str, numbers, bool, None, a dataclass or a model") from error
+        wanted = "dict, list, str, numbers, bool, None, a dataclass or a model"
+        raise InvalidArgument(f"{what} has no JSON: {error}; wanted {wanted}") from error
 
 
 def _plain(value: Any) -> Any:
