@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
+import subprocess
+from contextlib import AsyncExitStack
+from pathlib import Path
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -417,3 +423,36 @@ async def test_two_that_want_one_id_do_not_fight_for_ever(serve) -> None:
                         await first(old)
                     taken += 1
         assert taken == 3
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_hundred_are_back_within_5_s_of_a_restart(serve) -> None:
+    async with serve() as lab, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(AgoraClient(lab.url, id=f"agent-{n}")) for n in range(100)]
+        await anyio.to_thread.run_sync(lab.restart)
+        with anyio.fail_after(5):
+            while len(await clients[0].list()) < 100:
+                await anyio.sleep(0.05)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A folder with a certificate of 127.0.0.1."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not here")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=agora -addext subjectAltName=IP:127.0.0.1"
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    return tmp_path
+
+
+async def test_tls_is_verified(serve, certificate: Path) -> None:
+    async with serve(certificate=certificate / "cert.pem", key=certificate / "key.pem") as lab:
+        assert lab.url.startswith("wss://")
+        context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+        async with AgoraClient(lab.url, id="a", context=context) as a:
+            assert await a.send("a", "x" * 100_000, confirm=True) == "delivered"
+            assert (await first(a)).payload == "x" * 100_000
+        with pytest.raises(TransportError, match="certificate verify failed"):
+            async with AgoraClient(lab.url, id="b"):
+                pass

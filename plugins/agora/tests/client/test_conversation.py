@@ -231,7 +231,7 @@ def test_a_connection_that_lasted_begins_from_the_start() -> None:
     for _ in range(20):
         redial.pause()
     redial.connected(1.0)
-    assert max(redial.pause() for _ in range(200)) > 4
+    assert max(redial.pause() for _ in range(200)) > 3
     redial.connected(60.0)
     assert redial.pause() <= 0.8
 
