@@ -404,13 +404,6 @@ class Engine:
             if asked is not None:
                 self._confirms.pop(asked.name, None)
 
-    async def try_post(self, kind: str, to: str, fields: dict[str, Any]) -> None:
-        """For streams: as ``post``, where nobody wants to hear that it failed."""
-        try:
-            await self.post(kind, to, fields)
-        except EchoError:
-            pass
-
     async def _answer(self, asked: Asked, timeout: float, what: str) -> Any:
         with anyio.move_on_after(timeout):
             return await asked.wait()
