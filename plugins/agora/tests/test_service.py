@@ -71,6 +71,9 @@ def test_the_table_of_limits_is_that_of_the_code() -> None:
     assert AgoraSettings().limits.model_dump() == fields
     assert AgoraSettings().made_limits() == Limits()
     assert fields.keys() >= MAY_BE_ZERO
+    page = Path(__file__).resolve().parents[3] / "docs" / "guide" / "agora-operating.md"
+    rows = re.findall(r"^\| `([a-z_]+)` \| ([\d,.]+) \|", page.read_text("utf-8"), re.M)
+    assert {name: float(value.replace(",", "")) for name, value in rows} == fields
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,11 @@ class AgoraServer:
         """What agents connect to: ``ws://127.0.0.1:8765/ws``."""
         return f"{self._bound}/ws"
 
+    @property
+    def http_url(self) -> str:
+        """Where the console is, and beside it ``/healthz``, ``/readyz`` and ``/metrics``: ``http://127.0.0.1:8765/``."""
+        return f"http{str(self._bound)[2:]}/"
+
     async def start(self) -> None:
         """Listen. Raises ConfigError on trio, TransportError where the address cannot be had."""
         if current_backend() != "asyncio":
@@ -140,7 +145,7 @@ class AgoraServer:
         scheme, port = "wss" if self._tls else "ws", self._sockets[0].getsockname()[1]
         self._bound = Address(scheme, self._address.host, port)
         self._ticker = loop.call_later(1.0, self._tick, loop)
-        logger.info("the router of agents listens on %s", self.url)
+        logger.info("the router of agents listens on %s, its console is at %s", self.url, self.http_url)
         if self._plaintext_tokens:
             logger.warning("tokens travel in clear text to %s; set certificate and key, or put TLS before it", self.url)
         elif not self._access.has_tokens and not self._address.is_loopback:
