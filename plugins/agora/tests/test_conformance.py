@@ -5,6 +5,7 @@ Each case has a connection of its own, and a pair of agents beside it that must 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -294,6 +295,17 @@ async def test_a_message_above_the_limit_is_closed_with_1009(sent: list[bytes]) 
     async with watched() as (server, pair), await websocket(server) as raw:
         raw.send(*sent)
         assert await raw.closed() == 1009
+        await pair.exchange()
+
+
+async def test_whoever_goes_on_sending_still_learns_why_it_is_closed() -> None:
+    async with watched() as (server, pair), await websocket(server) as raw:
+        raw.send(frame(TEXT, b"", length=10 * 2**20)[:10])
+        for _ in range(100):
+            raw.send(b"x" * 100_000)
+            await raw.writer.drain()
+            await asyncio.sleep(0)
+        assert await raw.closed() == 1009, "closing at once would have thrown it away"
         await pair.exchange()
 
 

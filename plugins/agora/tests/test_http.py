@@ -155,6 +155,9 @@ async def test_while_it_drains_it_is_not_ready_and_lets_nobody_in() -> None:
             await until(lambda: server.router.agents["reader"].queue.frames > 0)
             stopping = asyncio.ensure_future(server.stop(drain=5))
             await asyncio.sleep(0)
+            counters = server.router.counters
+            accepted = counters.accepted
+            sender.send(text({"type": "send", "to": "reader", "payload": "late"}))
             assert (await fetch(server, "/healthz"))[0] == 200
             status, _, body = await fetch(server, "/readyz")
             assert (status, json.loads(body)) == (503, {"status": "draining"})
@@ -163,7 +166,6 @@ async def test_while_it_drains_it_is_not_ready_and_lets_nobody_in() -> None:
                 status, headers = await late.response()
                 assert (status, headers["Retry-After"]) == (503, "1")
             reader.writer.transport.resume_reading()  # type: ignore[attr-defined]
-            counters = server.router.counters
             for _ in range(counters.accepted - counters.errored):
                 assert (await reader.json())["type"] == "message", "what was queued goes out before the close"
             assert await reader.frame() == (CLOSE, (1012).to_bytes(2, "big") + b"the router restarts")
@@ -172,6 +174,7 @@ async def test_while_it_drains_it_is_not_ready_and_lets_nobody_in() -> None:
             await sender.leave()
             await stopping
             assert server.router.agents == {}
+            assert counters.accepted == accepted, "what was not read was not accepted"
         with pytest.raises(OSError):
             await Raw.dial(server)
 

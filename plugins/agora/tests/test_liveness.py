@@ -210,6 +210,20 @@ async def test_who_does_not_read_fills_its_own_queue_and_nothing_else() -> None:
         assert (queue.frames, queue.size) == (0, 0)
 
 
+async def test_a_batch_is_not_collected_without_end() -> None:
+    async with watched() as (server, _), await agent(server, "stuck") as stuck:
+        stop_reading(stuck)
+        target, hub = outlet(server, "stuck"), server._hub
+        assert hub is not None
+        hub.begin()
+        written = 0
+        while target.write(b'{"type":"pong","id":"%b"}' % (b"x" * 20_000)):
+            written += 1
+            assert written < 1_000, "20 MB within one batch"
+        assert target._transport.get_write_buffer_size() <= 2 * HIGH_WATER + 20_100
+        hub.end(0.0)
+
+
 async def test_pings_of_one_who_does_not_read_fill_no_memory() -> None:
     async with watched() as (server, pair), await agent(server, "pinger") as raw:
         stop_reading(raw)
