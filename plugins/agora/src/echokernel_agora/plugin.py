@@ -1,4 +1,4 @@
-"""The hooks of this plugin: the service ``agora``."""
+"""The hooks of this plugin: the service ``agora``, and the command of the same name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def echokernel_services(registry: Registry) -> None:
     from echokernel_agora.settings import AgoraSettings
 
     registry.service("agora", _service, settings=AgoraSettings)
+
+
+@hookimpl
+def echokernel_commands(registry: Registry) -> None:
+    from echokernel_agora.commands import AgoraCommand
+
+    registry.command(AgoraCommand())
 
 
 def _service(settings: AgoraSettings) -> AgoraService:
