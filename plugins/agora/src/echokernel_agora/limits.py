@@ -20,7 +20,7 @@ class Limits:
     credit_window: int = 64 * 1024
     """Bytes that a client with the feature ``credit`` may have under way to one agent."""
     credit_bytes: int = 4 * 1024 * 1024
-    """Bytes from clients with ``credit`` that wait for one agent beyond ``queue_bytes``; then they are refused as others are."""
+    """Bytes from clients with ``credit`` that wait for one agent beyond ``queue_bytes``; one more frame is refused as above."""
     control_bytes: int = 256 * 1024
     """Bytes of answers and errors that wait for one connection; one that does not read even those is closed with 1013."""
     stuck_after: float = 10.0
