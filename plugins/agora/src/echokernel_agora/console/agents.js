@@ -5,8 +5,7 @@ import { Rates } from "./rates.js";
 import { $, bytes, clock, element, mark, number, rate, short, visible, write } from "./text.js";
 
 const PAGE = matchMedia("(max-width: 760px)").matches ? 40 : 200; // rows at first, and more on request
-const QUEUE = { frames: 1024, bytes: 1024 * 1024 }; // what a router allows unless its snapshot says otherwise
-const CHIPS = 3;
+const QUEUE = { queue_frames: 1024, queue_bytes: 1024 * 1024 }; // what a router allows unless its snapshot says otherwise
 
 const collator = new Intl.Collator("en", { numeric: true });
 const byId = (one, other) => collator.compare(one.id, other.id);
@@ -85,17 +84,17 @@ function cell(className, label, ...children) {
 
 function makeRow(agent, id) {
   const dot = element("span", "dot"), toggle = element("button", "id"), label = element("span", "name");
-  const state = element("span", "state"), chips = element("span", "chips"), via = element("span");
+  const state = element("span", "state"), abilities = element("span"), via = element("span", "via");
   const fill = element("span", "fill"), waiting = element("span");
   const coming = element("span"), going = element("span"), errors = element("span");
   const detail = cell("detail", "");
-  const write_ = element("button", "quiet", "Message"), cut = element("button", "quiet danger", "Disconnect");
+  const compose = element("button", "quiet icon message"), cut = element("button", "quiet icon disconnect");
   const bar = element("span", "bar", fill);
-  const row = element("tr", "", cell("who", "Agent", dot, toggle, label, state), cell("caps", "Capabilities", chips),
-    cell("via", "Transport", via), cell("queue", "Queue", bar, waiting), cell("num", "In per second", coming),
-    cell("num", "Out per second", going), cell("num errors", "Errors", errors), cell("acts", "", write_, cut), detail);
+  const row = element("tr", "", cell("who", "", dot, toggle, state, element("span", "line", label, via)), cell("caps", "", abilities),
+    cell("queue", "Queue", bar, waiting), cell("num", "Sends/s", coming), cell("num", "Gets/s", going),
+    cell("num errors", "Errors", errors), cell("acts", "", compose, cut), detail);
   row.setAttribute("role", "row");
-  for (const button of [toggle, write_, cut]) { button.type = "button"; button.tabIndex = -1; }
+  for (const button of [toggle, compose, cut]) { button.type = "button"; button.tabIndex = -1; }
   dot.setAttribute("aria-hidden", "true");
   bar.setAttribute("aria-hidden", "true");
   label.dir = "auto";
@@ -104,23 +103,25 @@ function makeRow(agent, id) {
   toggle.setAttribute("aria-expanded", "false");
   toggle.setAttribute("aria-controls", detail.id);
   write(toggle, visible(id));
-  write_.setAttribute("aria-label", `Message to ${visible(id)}`);
-  cut.setAttribute("aria-label", `Disconnect ${visible(id)}`);
+  for (const [button, what] of [[compose, `Message to ${visible(id)}`], [cut, `Disconnect ${visible(id)}`]]) {
+    button.setAttribute("aria-label", what);
+    button.title = what;
+  }
   let last = agent;
   toggle.addEventListener("click", () => {
     detail.hidden = !detail.hidden;
     toggle.setAttribute("aria-expanded", String(!detail.hidden));
     if (!detail.hidden) showDetail(detail, last);
   });
-  write_.addEventListener("click", () => actions.message(id));
+  compose.addEventListener("click", () => actions.message(id));
   cut.addEventListener("click", () => actions.disconnect(last));
   return { node: row, update };
 
   function update(now) {
     last = now;
-    const limits = { ...QUEUE, frames: latest.limits?.queue_frames ?? QUEUE.frames, bytes: latest.limits?.queue_bytes ?? QUEUE.bytes };
+    const limits = latest.limits ?? QUEUE;
     const frames = now.queue_frames ?? 0, size = now.queue_bytes ?? 0;
-    const full = Math.min(1, Math.max(frames / limits.frames, size / limits.bytes));
+    const full = Math.min(1, Math.max(frames / limits.queue_frames, size / limits.queue_bytes));
     const [incoming, outgoing] = rates.get(now.id)?.get() ?? [0, 0];
     const mine = now.id === actions.self();
     mark(row, "data-state", now.state ?? "online");
@@ -130,27 +131,21 @@ function makeRow(agent, id) {
     mark(toggle, "title", visible(id));
     write(state, now.state && now.state !== "online" ? visible(now.state) : "");
     write(via, visible(now.transport));
+    write(abilities, (now.capabilities ?? []).map(visible).join(", "));
+    mark(abilities, "title", (now.capabilities ?? []).map(visible).join(", "));
     const width = `${(frames ? Math.max(full * 100, 3) : 0).toFixed(0)}%`;
     if (fill.style.width !== width) fill.style.width = width;
     write(waiting, frames ? `${number(frames)} · ${bytes(size)}` : "empty");
     mark(waiting, "data-zero", frames ? null : "");
+    if (bar.hidden !== (frames === 0)) bar.hidden = frames === 0;
     for (const [node, value] of [[coming, incoming], [going, outgoing]]) {
       write(node, rate(value));
       mark(node, "data-zero", value ? null : "");
     }
     write(errors, short(now.errors ?? 0));
     mark(errors, "data-zero", now.errors ? null : "");
-    showChips(chips, now.capabilities ?? []);
     if (!detail.hidden) showDetail(detail, now);
   }
-}
-
-function showChips(place, capabilities) {
-  const key = capabilities.join("\n");
-  if (place.dataset.key === key) return;
-  place.dataset.key = key;
-  place.replaceChildren(...capabilities.slice(0, CHIPS).map((name) => element("span", "chip", visible(name))));
-  if (capabilities.length > CHIPS) place.append(element("span", "chip more", `+${capabilities.length - CHIPS}`));
 }
 
 function showDetail(place, agent) {
@@ -159,6 +154,7 @@ function showDetail(place, agent) {
     ["Registered", agent.registered_at ? `${new Date(agent.registered_at).toLocaleDateString("en-GB")} ${clock(agent.registered_at)}` : "unknown"],
     ["Address", visible(agent.address) || "unknown"],
     ["Principal", visible(agent.principal) || "none"],
+    ["Connected by", `${visible(agent.transport)}, ${visible(agent.state)}`],
     ["Frames", `${number(agent.received)} from it, ${number(agent.sent)} to it`],
     ["Capabilities", (agent.capabilities ?? []).map(visible).join(", ") || "none declared"],
   ];

@@ -29,6 +29,7 @@ function draw() {
 }
 
 const feed = new Feed({
+  error(frame) { announce(`The router answered ${visible(frame.code)}: ${visible(frame.message)}`); },
   snapshot(frame) { latest = frame; feed.at = new Date(); draw(); },
   state(state, about = {}) {
     clearInterval(feed.countdown);
@@ -41,7 +42,7 @@ const feed = new Feed({
     write($("state"), { live: "Live", lost: "Connection lost", refused: "Token needed", connecting: before === "lost" ? "Connection lost" : "Connecting" }[state]);
     if (state === "live" && before === "connecting" && latest && feed.missed) announce("The connection to the router is back.");
     if (state === "live") feed.missed = false;
-    if (state === "refused") ask(about.known);
+    if (state === "refused") ask(about);
     if (state === "lost") lost(about);
   },
 });
@@ -57,9 +58,11 @@ function lost({ why, until }) {
   feed.countdown = setInterval(tell, 1000);
 }
 
-function ask(known_) {
-  write($("gate-error"), known_ ? "The router refused that token. It may be mistyped, or not allowed to see the console." : "");
-  $("gate-error").hidden = !known_;
+// The router says why: the token is unknown, or no operator's. Without a token, that one is needed goes without saying.
+function ask({ status, text }) {
+  const why = token.value || status !== 401 ? `Refused: ${visible(text)}` : "";
+  write($("gate-error"), why);
+  $("gate-error").hidden = !why;
   token.value = "";
   $("forget").hidden = true;
   $("token").value = "";
@@ -87,7 +90,13 @@ startLists();
 startSend();
 $("gate-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  token.value = $("token").value.trim();
+  const given = $("token").value.trim();
+  if (!/^[!-~]+$/.test(given)) {
+    write($("gate-error"), "A token has letters, digits and ASCII signs alone, and no spaces.");
+    $("gate-error").hidden = false;
+    return $("token").focus();
+  }
+  token.value = given;
   $("token").value = "";
   feed.start();
 });

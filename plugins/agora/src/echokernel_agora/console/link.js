@@ -28,16 +28,15 @@ export function open(path) {
 const FIRST_WAIT = 1, LONGEST_WAIT = 15; // seconds; a console that was left open overnight asks four times a minute
 const SILENCE = 8000; // ms without a snapshot, eight times its interval: the connection is dead, whatever the socket says
 
-// The news of the router, each second: state() is told what goes on, snapshot() what came.
+// The news of the router, each second: state() is told what goes on, snapshot() what came, error() what it refused.
 export class Feed {
   #socket = null;
   #wait = FIRST_WAIT;
   #timer = 0;
   #watchdog = 0;
 
-  constructor({ snapshot, state }) {
-    this.snapshot = snapshot;
-    this.state = state;
+  constructor({ snapshot, state, error }) {
+    Object.assign(this, { snapshot, state, error });
     addEventListener("online", () => this.now());
   }
 
@@ -51,6 +50,7 @@ export class Feed {
     socket.onmessage = (event) => {
       this.#watch();
       const frame = JSON.parse(event.data);
+      if (frame.type === "error") return this.error(frame);
       if (frame.type !== "snapshot") return;
       this.#wait = FIRST_WAIT;
       this.state("live");
@@ -94,11 +94,11 @@ export class Feed {
     clearTimeout(this.#watchdog);
     const socket = this.#socket;
     const why = event.reason || (opened ? `code ${event.code}` : "it does not answer");
-    if (!opened && await refused()) {
-      if (socket === this.#socket) this.state("refused", { known: token.value !== "" });
-    } else if (socket === this.#socket) {
-      this.#again(why);
-    }
+    const answer = opened ? null : await ask();
+    if (socket !== this.#socket) return;
+    if (answer?.status === 401 || answer?.status === 403) this.state("refused", answer);
+    else if (answer?.status === 200) this.#again("it answers, but no WebSocket comes about; a proxy in between has to pass them on");
+    else this.#again(answer?.text || why);
   }
 
   #again(why) {
@@ -110,12 +110,13 @@ export class Feed {
 }
 
 // A page is not told why its handshake failed. The same question by HTTP tells a router that refuses from one that is away.
-async function refused() {
+// The metrics are for operators only, as the console is.
+async function ask() {
   try {
     const headers = token.value ? { Authorization: `Bearer ${token.value}` } : {};
-    const answer = await fetch("/console", { headers, cache: "no-store", redirect: "error", signal: AbortSignal.timeout(5000) });
-    return answer.status === 401 || answer.status === 403;
+    const answer = await fetch("/metrics", { headers, cache: "no-store", redirect: "error", signal: AbortSignal.timeout(5000) });
+    return { status: answer.status, text: answer.ok ? "" : (await answer.text()).slice(0, 500).trim() };
   } catch {
-    return false;
+    return null;
   }
 }

@@ -30,7 +30,7 @@ function makeStream(stream) {
 
 function makeError(error) {
   const parties = [error.agent, error.to].filter(Boolean);
-  const node = element("li", "", element("time", "", clock(error.at)), element("span", "code", visible(error.code)),
+  const node = element("li", "", element("span", "code", visible(error.code)), element("time", "", clock(error.at)),
     element("span", "route", ...(parties.length === 2 ? route(...parties) : parties.map((name) => element("bdi", "", visible(name))))),
     element("span", "sub", visible(error.message)));
   return { node, update() {} };

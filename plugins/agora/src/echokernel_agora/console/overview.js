@@ -1,7 +1,7 @@
 // The router's totals: what came in is what went out, what is kept, what was refused and what still waits.
 
 import { Rates } from "./rates.js";
-import { $, duration, mark, number, rate, short, write } from "./text.js";
+import { $, bytes, duration, mark, number, rate, short, write } from "./text.js";
 
 const PARTS = ["accepted", "delivered", "stored", "errored", "queued"];
 const SAMPLES = 60; // a minute of snapshots
@@ -23,7 +23,7 @@ export function showOverview({ uptime, counters, agents, streams }) {
   const difference = accepted - outcomes.reduce((sum, value) => sum + value, 0);
   mark($("totals"), "data-balance", difference ? "off" : "even");
   write($("balance"), difference ? `off by ${number(difference)}` : "adds up");
-  write($("bytes"), `${short(now[4])}B/s in · ${short(now[5])}B/s out`);
+  write($("bytes"), `${bytes(now[4])}/s in · ${bytes(now[5])}/s out`);
   write($("uptime"), `up ${duration(uptime)}`);
   write($("count-agents"), number(agents.length));
   write($("count-streams"), number(streams.length));
