@@ -1,4 +1,4 @@
-"""The hooks of this plugin."""
+"""The hooks of this plugin: the service ``agora``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from echokernel import hookimpl
 
 if TYPE_CHECKING:
     from echokernel import Registry
+    from echokernel_agora.service import AgoraService
+    from echokernel_agora.settings import AgoraSettings
 
 
 @hookimpl
 def echokernel_services(registry: Registry) -> None:
-    pass
+    from echokernel_agora.settings import AgoraSettings
+
+    registry.service("agora", _service, settings=AgoraSettings)
+
+
+def _service(settings: AgoraSettings) -> AgoraService:
+    from echokernel_agora.service import create
+
+    return create(settings)

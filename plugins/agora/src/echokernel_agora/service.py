@@ -1,0 +1,48 @@
+"""``[service.agents] use = "agora"``: the router of agents beside a node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from echokernel_agora.server import AgoraServer
+
+if TYPE_CHECKING:
+    from echokernel import ServerContext
+    from echokernel_agora.settings import AgoraSettings
+
+__all__ = ["AgoraService", "create"]
+
+
+class AgoraService:
+    """Runs an :class:`AgoraServer` as long as its node runs. One server is for one start."""
+
+    stops_first = True
+    """Agents may find another router while the node drains its own sessions."""
+
+    def __init__(self, server: AgoraServer) -> None:
+        self.server = server
+
+    async def start(self, context: ServerContext) -> None:
+        """Listen. Raises ConfigError on trio, TransportError where the address cannot be had."""
+        await self.server.start()
+
+    async def stop(self) -> None:
+        """Let waiting frames go out, close the connections: at most 4.5 s."""
+        await self.server.stop()
+
+
+def create(settings: AgoraSettings) -> AgoraService:
+    """Return the service that the settings describe; nothing listens yet."""
+    return AgoraService(
+        AgoraServer(
+            listen=settings.listen,
+            tokens=settings.made_tokens(),
+            origins=settings.origins,
+            hosts=settings.hosts,
+            insecure=settings.insecure,
+            certificate=settings.certificate,
+            key=settings.key,
+            limits=settings.made_limits(),
+            strict_seed=settings.strict_seed,
+        )
+    )
