@@ -84,7 +84,7 @@ class Page:
         while asyncio.get_running_loop().time() < deadline:
             with suppress(AssertionError):  # while a page loads, its parts are missing
                 value = await self.evaluate(expression)
-                if value:
+                if value or value == {}:  # which is what a node of the page comes as
                     return value
             await asyncio.sleep(0.03)
         shown = await self.evaluate("document.body?.innerText.slice(0, 2000)")

@@ -2,7 +2,7 @@
 
 import { Keyed } from "./keyed.js";
 import { Rates } from "./rates.js";
-import { $, bytes, clock, element, mark, number, rate, short, visible, write } from "./text.js";
+import { $, bytes, clock, element, hide, mark, number, rate, short, visible, write } from "./text.js";
 
 const PAGE = matchMedia("(max-width: 760px)").matches ? 40 : 200; // rows at first, and more on request
 const QUEUE = { queue_frames: 1024, queue_bytes: 1024 * 1024 }; // what a router allows unless its snapshot says otherwise
@@ -67,9 +67,9 @@ function refresh({ hold = true } = {}) {
   if (!$("agents").querySelector("tr[data-current]")) current($("agents").firstElementChild);
   const all = latest.agents.length;
   write($("agents-shown"), words.length ? `${number(found.length)} of ${number(all)}` : number(all));
-  $("more").hidden = found.length <= shown;
+  hide($("more"), found.length <= shown);
   write($("more"), `Show ${number(Math.min(PAGE, found.length - shown))} more of ${number(found.length)}`);
-  $("agents-none").hidden = found.length > 0;
+  hide($("agents-none"), found.length > 0);
   write($("agents-none"), all ? "No agent matches the filter." : "No agent is registered yet. It connects to /ws and sends a register frame.");
 }
 
@@ -137,7 +137,7 @@ function makeRow(agent, id) {
     if (fill.style.width !== width) fill.style.width = width;
     write(waiting, frames ? `${number(frames)} · ${bytes(size)}` : "empty");
     mark(waiting, "data-zero", frames ? null : "");
-    if (bar.hidden !== (frames === 0)) bar.hidden = frames === 0;
+    hide(bar, frames === 0);
     for (const [node, value] of [[coming, incoming], [going, outgoing]]) {
       write(node, rate(value));
       mark(node, "data-zero", value ? null : "");

@@ -69,20 +69,21 @@ function ask({ status, text }) {
   $("token").focus();
 }
 
+let doomed = null; // the agent that a question is open about
+
 function disconnect(agent) {
+  doomed = agent;
   const waiting = agent.queue_frames ? ` ${number(agent.queue_frames)} frames wait for it.` : "";
   write($("confirm-text"), `The router closes the connection of ${visible(agent.id)} (${visible(agent.name)}).${waiting} An agent that reconnects by itself comes back.`);
-  const back = document.activeElement;
-  $("confirm").returnValue = "";
-  $("confirm").onclose = () => {
-    if ($("confirm").returnValue === "yes") {
-      announce(feed.send({ type: "disconnect", id: agent.id })
-        ? `Asked the router to disconnect ${visible(agent.id)}.`
-        : "There is no connection to the router, so nothing was disconnected.");
-    }
-    back?.focus();
-  };
   $("confirm").showModal();
+}
+
+function confirmed() {
+  const { id } = doomed;
+  $("confirm").close();
+  announce(feed.send({ type: "disconnect", id })
+    ? `Asked the router to disconnect ${visible(id)}.`
+    : "There is no connection to the router, so nothing was disconnected.");
 }
 
 startAgents({ message: compose, disconnect, self });
@@ -102,7 +103,7 @@ $("gate-form").addEventListener("submit", (event) => {
 });
 $("forget").addEventListener("click", () => { token.value = ""; location.reload(); });
 $("retry").addEventListener("click", () => feed.now());
-$("confirm-yes").addEventListener("click", () => $("confirm").close("yes"));
-$("confirm-no").addEventListener("click", () => $("confirm").close(""));
+$("confirm-yes").addEventListener("click", confirmed);
+$("confirm-no").addEventListener("click", () => $("confirm").close());
 document.addEventListener("visibilitychange", () => { draw(); if (!document.hidden && document.body.dataset.state === "lost") feed.now(); });
 feed.start();

@@ -1,7 +1,7 @@
 // Open streams and recent errors.
 
 import { Keyed } from "./keyed.js";
-import { $, clock, duration, element, mark, number, visible, write } from "./text.js";
+import { $, clock, duration, element, hide, mark, number, visible, write } from "./text.js";
 
 const STREAMS = 100; // shown; the number beside the heading counts all
 
@@ -39,7 +39,7 @@ function makeError(error) {
 export function showLists(snapshot) {
   const open = snapshot.streams.slice(0, STREAMS);
   streams.show(open.map((stream) => [[stream.from, stream.to, Boolean(stream.reply), stream.stream_id].join("\n"), stream]));
-  $("streams-none").hidden = open.length > 0;
+  hide($("streams-none"), open.length > 0);
   write($("streams-shown"), number(snapshot.streams.length));
   const seen = new Map();
   const keyed = snapshot.errors.map((error) => {
@@ -49,6 +49,6 @@ export function showLists(snapshot) {
     return [`${before}\n${key}`, error];
   });
   errors.show(keyed.reverse());
-  $("errors-none").hidden = keyed.length > 0;
+  hide($("errors-none"), keyed.length > 0);
   write($("errors-shown"), number(keyed.length));
 }

@@ -76,6 +76,10 @@ export function mark(node, attribute, value) {
   else node.setAttribute(attribute, value);
 }
 
+export function hide(node, hidden) {
+  if (node.hidden !== hidden) node.hidden = hidden;
+}
+
 export const $ = (id) => document.getElementById(id);
 
 // Said by a screen reader and shown for a moment: the outcome of what somebody did, never the news of each second.
