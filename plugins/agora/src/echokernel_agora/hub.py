@@ -70,6 +70,7 @@ class Hub:
         self._slots: list[set[Beating]] = [set() for _ in range(SLOTS)]
         self._next_slot = 0
         self._pressing: set[Beating] = set()
+        self._emptied: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -131,6 +132,14 @@ class Hub:
         self.connections.discard(each)
         for slot in self._slots:
             slot.discard(each)
+        if not self.connections and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    async def wait_empty(self, seconds: float) -> None:
+        """Wait until no connection is left, no longer than that."""
+        if self.connections:
+            self._emptied = self.loop.create_future()
+            await asyncio.wait([self._emptied], timeout=seconds)
 
     def _turn(self) -> None:
         self._timer = self.loop.call_later(self._tick, self._turn)

@@ -160,9 +160,7 @@ class AgoraServer:
             if isinstance(each, WebSocket):
                 each.resume_reading()
                 each.close(GOING_AWAY, "the router restarts")
-        end = loop.time() + GOODBYE_SECONDS
-        while loop.time() < end and hub.connections:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await hub.wait_empty(GOODBYE_SECONDS)
         hub.abort_all(hub.connections, "the router stops")
         if self._ticker is not None:
             self._ticker.cancel()
