@@ -23,12 +23,31 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --no-proxy-server --remote-debugging-port=0"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--no-proxy-server",
+    "--remote-debugging-port=0",
+]
 SECONDS = 30.0  # for anything the browser does; a loaded machine takes a while to draw its first page
-KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "PageDown": 34, "End": 35, "Home": 36, "ArrowUp": 38, "ArrowDown": 40}
+KEYS = {
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+    " ": 32,
+    "PageDown": 34,
+    "End": 35,
+    "Home": 36,
+    "ArrowUp": 38,
+    "ArrowDown": 40,
+}
 
 
 def executable() -> str | None:
@@ -40,7 +59,10 @@ def _try_to_install() -> None:
     """Once a run: where there is no package index, the second try would take as long as the first."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with suppress(subprocess.SubprocessError, OSError):
-        for command in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", "chromium", "fonts-dejavu-core"]):
+        for command in (
+            ["update", "-q"],
+            ["install", "-y", "-q", "--no-install-recommends", "chromium", "fonts-dejavu-core"],
+        ):
             subprocess.run(["apt-get", *command], env=environment, check=True, timeout=240, capture_output=True)
 
 
@@ -55,7 +77,10 @@ def require() -> str:
 
 
 class Page:
-    """A tab with cookies and storage of its own. ``problems`` holds what its scripts threw and what the browser complained of."""
+    """A tab with cookies and storage of its own.
+
+    ``problems`` holds what its scripts threw and what the browser complained of.
+    """
 
     def __init__(self, browser: Browser, context: str, session: str) -> None:
         self._browser, self._context, self._session = browser, context, session
@@ -90,15 +115,23 @@ class Page:
         shown = await self.evaluate("document.body?.innerText.slice(0, 2000)")
         raise AssertionError(f"not within {seconds} s: {expression}\nlast value: {value!r}\n{self.problems}\n{shown}")
 
+    async def complains(self, text: str) -> None:
+        """Wait until a problem has ``text`` in it."""
+        for _ in range(int(SECONDS / 0.03)):
+            if any(text in problem for problem in self.problems):
+                return
+            await asyncio.sleep(0.03)
+        raise AssertionError(f"no complaint about {text}: {self.problems}")
+
     async def look(self, width: int, height: int = 800, scheme: str = "light", *, touch: bool = False) -> None:
         """Emulate a screen and what its owner prefers."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         await self.call("Emulation.setDeviceMetricsOverride", **metrics)
         await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
-    async def screenshot(self, file: Path, *, whole: bool = False) -> None:
-        answer = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        file.write_bytes(base64.b64decode(answer["data"]))
+    async def screenshot(self) -> bytes:
+        """Return what the screen shows, as PNG."""
+        return base64.b64decode((await self.call("Page.captureScreenshot", format="png"))["data"])
 
     async def press(self, key: str, *, shift: bool = False, control: bool = False) -> None:
         """Press and release a key as a hand would."""
@@ -124,7 +157,9 @@ class Browser:
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._pages: dict[str, Page] = {}
 
-    async def call(self, method: str, parameters: dict[str, Any] | None = None, session: str | None = None) -> dict[str, Any]:
+    async def call(
+        self, method: str, parameters: dict[str, Any] | None = None, session: str | None = None
+    ) -> dict[str, Any]:
         number = next(self._ids)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         frame: dict[str, Any] = {"id": number, "method": method, "params": parameters or {}}
