@@ -27,7 +27,10 @@ socket.on("open", () => {
   lines.on("close", () => socket.close());
 });
 socket.on("message", (data) => console.log(data.toString()));
-socket.on("unexpected-response", (_, answer) => { console.log(JSON.stringify({ status: answer.statusCode })); process.exit(1); });
+socket.on("unexpected-response", (_, answer) => {
+  console.log(JSON.stringify({ status: answer.statusCode }));
+  process.exit(1);
+});
 socket.on("close", (code) => { console.log(JSON.stringify({ closed: code })); process.exit(0); });
 """
 
