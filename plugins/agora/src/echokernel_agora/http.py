@@ -24,8 +24,8 @@ __all__ = ["Answer", "RequestHead", "Resources", "error", "wants_websocket"]
 MAX_HEAD = 32 * 1024  # bytes; browsers send 1 or 2 KiB, and thousands of connections may be at this point
 METHODS = ("GET", "HEAD")
 CONTENT_SECURITY = (
-    "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}  # not the machine's
 

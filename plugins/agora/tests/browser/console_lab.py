@@ -103,7 +103,7 @@ async def crowd(console: str, number: int = 200) -> AsyncIterator[list[Agent]]:
                 await stack.enter_async_context(agent(console, id, f"{role} {index // 8 + 1}"[:256], **about))
             )
         for each, other in zip(agents[:12], agents[20:], strict=False):
-            await each.send("send", to=other.id, stream=True, stream_id=f"stream-{each.id}")
+            await each.send("send", to=other.id, stream=True, stream_id="answer-1")
             await each.send("send", to=f"nobody-{each.id}")
         yield agents
 
@@ -121,9 +121,9 @@ async def chatter(agents: list[Agent]) -> None:
             tasks.create_task(read(each))
         while True:
             for index in range(0, len(agents), 3):
-                await agents[index].send("send", to=agents[(index * 7 + 1) % len(agents)].id, payload={"step": index})
+                await agents[index].send("send", to=agents[(index + 50) % len(agents)].id, payload={"step": index})
             for each, other in zip(agents[:6], agents[20:], strict=False):
-                await each.send("send_chunk", to=other.id, stream_id=f"stream-{each.id}", chunk="word ")
+                await each.send("send_chunk", to=other.id, stream_id="answer-1", chunk="word ")
             await asyncio.sleep(0.25)
 
 

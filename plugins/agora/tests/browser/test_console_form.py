@@ -52,6 +52,24 @@ async def test_a_streamed_reply_is_shown_as_it_comes(page: Page, console: str) -
     await page.until("document.querySelectorAll('#exchanges .state')[1].innerText.includes('aborted: sender_gone')")
 
 
+async def test_a_reply_stream_can_be_stopped(page: Page, console: str) -> None:
+    async with agent(console, "model") as model:
+        await watch(page, console)
+        await fill(page, to="model", payload="1")
+        await submit(page)
+        sender = (await model.next())["from"]
+        await model.send("reply", to=sender, stream_id="s", stream=True)
+        await model.send("reply_chunk", to=sender, stream_id="s", chunk="so far")
+        await page.until("document.querySelector('#exchanges .stream')?.textContent === 'so far'")
+        await page.evaluate("document.querySelector('#exchanges .head button').click()")
+        assert (await model.next())["code"] == "stream_stopped"
+        await model.send("reply", to=sender, payload="something else")
+        await page.until("document.querySelectorAll('#exchanges .block').length === 2")
+        shown = await page.evaluate("document.querySelector('#exchanges .block').innerText")
+        assert "stopped here · 1 chunks" in shown
+        assert "so far" in shown
+
+
 async def test_a_stream_is_sent_line_by_line(page: Page, console: str) -> None:
     async with agent(console, "mail-1") as mail:
         await watch(page, console)

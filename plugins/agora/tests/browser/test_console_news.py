@@ -89,6 +89,25 @@ async def test_names_cannot_turn_their_surroundings_around(page: Page) -> None:
         assert await page.evaluate("import('/text.js').then(({visible}) => visible('👩‍🔬 é 名'))") == "👩‍🔬 é 名"
 
 
+async def test_the_page_can_run_nothing_but_its_own_scripts(page: Page, console: str) -> None:
+    await watch(page, console)
+    policy = await page.evaluate("fetch('/').then((answer) => answer.headers.get('content-security-policy'))")
+    assert "unsafe" not in policy
+    inline = "const script = document.createElement('script'); script.append('document.title = `taken`'); document.body.append(script)"
+    markup = "document.getElementById('agents').insertAdjacentHTML('beforeend', '<tr><td><b>markup</b></td></tr>')"
+    for attempt in (inline, markup):
+        assert await page.evaluate(f"(() => {{ try {{ {attempt} }} catch (error) {{ return error.name }} }})()") in (
+            None,
+            "TypeError",
+        )
+    assert (
+        await page.evaluate("[document.title, document.querySelectorAll('#agents b').length].join()")
+        == "Agora console,0"
+    )
+    await page.complains("Content Security Policy")
+    page.problems.clear()
+
+
 async def test_it_says_when_the_router_is_away_and_comes_back(page: Page) -> None:
     async with serve() as console:
         await watch(page, console)

@@ -35,8 +35,10 @@ const feed = new Feed({
     clearInterval(feed.countdown);
     const before = document.body.dataset.state;
     document.body.dataset.state = state;
-    $("gate").hidden = state !== "refused";
-    $("content").hidden = state === "refused";
+    if (state !== "connecting") { // a token that is tried leaves its form where it is
+      $("gate").hidden = state !== "refused";
+      $("content").hidden = state === "refused";
+    }
     $("forget").hidden = !token.value;
     $("lost").hidden = state !== "lost";
     write($("state"), { live: "Live", lost: "Connection lost", refused: "Token needed", connecting: before === "lost" ? "Connection lost" : "Connecting" }[state]);

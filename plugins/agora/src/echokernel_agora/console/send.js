@@ -12,7 +12,9 @@ let registered = null; // the id that the router confirmed
 let joining = null; // a promise while the registration is under way
 let exchanges = []; // {id, to, streamId, node, log, status, done}
 const blocks = new Map(); // kind, sender and stream id -> an open stream on the page
+const stopped = new Set(); // keys of streams that were stopped here; what was under way is not shown
 let serial = 0;
+let following = true; // the end of the replies is in view
 
 export const self = () => registered;
 
@@ -24,6 +26,7 @@ export function startSend() {
   $("send").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); submit(); }
   });
+  $("exchanges").addEventListener("scroll", ({ target }) => { following = target.scrollHeight - target.scrollTop - target.clientHeight < 60; });
   for (const choice of document.querySelectorAll("input[name=form]")) choice.addEventListener("change", () => {
     $("chunks-field").hidden = !streamed();
     write($("payload-label"), streamed() ? "Payload of the start (JSON, may be empty)" : "Payload (JSON)");
@@ -103,7 +106,10 @@ function join() {
 }
 
 function register(id) {
-  socket?.close();
+  if (socket) {
+    socket.close();
+    gone({ reason: "it is sent as somebody else now" });
+  }
   const mine = (socket = open("/ws"));
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => { mine.close(); reject(new Error("the router did not answer within 10 seconds")); }, REGISTER_WAIT);
@@ -147,6 +153,10 @@ function take(frame, text) {
   if (frame.type === "error") return failed(frame);
   if (kind !== "reply" && kind !== "message") return;
   const key = [kind, frame.from, frame.stream_id].join("\n");
+  if (stopped.has(key)) {
+    if (part !== "chunk") stopped.delete(key);
+    if (part !== undefined) return;
+  }
   if (part === "chunk") return append(blocks.get(key) ?? openBlock(key, find(kind, frame), frame, kind), String(frame.chunk));
   if (part === "end") {
     const block = blocks.get(key), why = frame.error;
@@ -199,7 +209,6 @@ function begin(to, what, sent = true) {
 function finish(exchange, text, kind) {
   write(exchange.status, text);
   mark(exchange.status, "data-kind", kind);
-  exchange.status.dataset.kind = kind;
   scroll();
 }
 
@@ -217,6 +226,7 @@ function openBlock(key, exchange, frame, kind) {
   mark(block.note, "data-kind", "wait");
   stop.addEventListener("click", () => {
     socket?.send(JSON.stringify({ type: "stop", from: frame.from, stream_id: frame.stream_id, ...(kind === "reply" && { reply: true }) }));
+    stopped.add(key);
     endBlock(block, "stopped here", "");
   });
   head.append(stop);
@@ -253,7 +263,5 @@ function endBlock(block, text, kind) {
 }
 
 function scroll() {
-  const log = $("exchanges");
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 120;
-  if (atEnd) requestAnimationFrame(() => { log.scrollTop = log.scrollHeight; });
+  if (following) requestAnimationFrame(() => { $("exchanges").scrollTop = $("exchanges").scrollHeight; });
 }
