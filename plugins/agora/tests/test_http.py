@@ -49,7 +49,7 @@ HANDSHAKES: dict[str, tuple[bytes, int, str]] = {
     "a long header": (b"GET / HTTP/1.1\r\nX: " + b"x" * 9_000 + b"\r\n\r\n", 431, "headers are more than"),
     "many headers": (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431, "headers are more than"),
     "headers without end": (b"GET / HTTP/1.1\r\n" + (b"X: " + b"x" * 4_000 + b"\r\n") * 9, 431, "headers are more than"),
-    "elsewhere": (request("/socket"), 404, "nothing is here; there are /console, "),
+    "elsewhere": (request("/socket"), 404, "nothing is here; there are /, /console, /healthz, "),
 }
 
 
@@ -176,7 +176,7 @@ async def test_files_are_served_with_types_and_a_policy(tmp_path: Path, monkeypa
             assert status == 200
             types[path] = headers["Content-Type"]
             if path != "/data":
-                assert "default-src 'self'" in headers["Content-Security-Policy"]
+                assert "default-src 'none'; script-src 'self'" in headers["Content-Security-Policy"]
                 assert "unsafe" not in headers["Content-Security-Policy"]
         assert types == {
             "/": "text/html; charset=utf-8",

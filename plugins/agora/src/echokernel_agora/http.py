@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import json
 import mimetypes
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -151,6 +151,7 @@ class Resources:
 
     def __init__(self) -> None:
         self._paths: dict[str, Callable[[], Answer]] = {}
+        self._parts: set[str] = set()  # files that a page asks for itself
 
     def add(self, path: str, answer: Callable[[], Answer]) -> None:
         self._paths[path] = answer
@@ -161,15 +162,19 @@ class Resources:
         for entry in sorted(where.iterdir(), key=lambda entry: entry.name) if where.is_dir() else ():
             if entry.is_file() and not entry.name.startswith((".", "_")) and not entry.name.endswith(".py"):
                 answer = Answer(entry.read_bytes(), _content_type(entry.name), headers=STATIC)
-                self.add("/" if entry.name == "index.html" else f"/{entry.name}", partial(_same, answer))
+                path = "/" if entry.name == "index.html" else f"/{entry.name}"
+                self.add(path, partial(_same, answer))
+                if path != "/":
+                    self._parts.add(path)
 
     def find(self, path: str) -> Answer | None:
         found = self._paths.get(path)
         return None if found is None else found()
 
     @property
-    def paths(self) -> Mapping[str, Callable[[], Answer]]:
-        return self._paths
+    def paths(self) -> list[str]:
+        """What somebody may ask for; not the files that belong to a page."""
+        return [path for path in self._paths if path not in self._parts]
 
 
 def _same(answer: Answer) -> Answer:

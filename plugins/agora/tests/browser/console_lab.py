@@ -49,7 +49,7 @@ class Agent:
 
 @asynccontextmanager
 async def agent(console: str, id: str, name: str = "Tester", **fields: Any) -> AsyncIterator[Agent]:
-    async with connect(console.replace("http", "ws") + "ws", proxy=None) as connection:
+    async with connect(console.replace("http", "ws") + "ws", proxy=None, ping_interval=None) as connection:
         registered = Agent(connection, id)
         await registered.send("register", id=id, name=name, **fields)
         assert (await registered.next())["type"] == "registered"

@@ -64,7 +64,9 @@ async def show(chromium: Browser, console: str, model: Agent, screen: str, schem
         await asyncio.sleep(0.5)
         file = folder / f"agora-console{screen}-{scheme}{f'-{panel}' if number else ''}.png"
         picture = Image.open(io.BytesIO(await page.screenshot())).convert("RGB")
-        picture.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, optimize=True)
+        picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(
+            file, optimize=True
+        )
     await model.send("reply_end", to=sender, stream_id="story")
     await page.close()
 

@@ -36,7 +36,7 @@ CONTRAST = """(() => {
 })()"""
 
 
-STOP = "(({id, ariaLabel, className, parentElement}) => id || ariaLabel || className)(document.activeElement)"
+STOP = "((node) => node.id || node.ariaLabel || node.getAttribute('aria-labelledby') || node.className)(document.activeElement)"
 SEEN = """(() => {
   const node = document.activeElement;
   const style = getComputedStyle(node.matches('.segments input') ? node.nextElementSibling : node);

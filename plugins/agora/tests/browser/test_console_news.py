@@ -93,18 +93,15 @@ async def test_the_page_can_run_nothing_but_its_own_scripts(page: Page, console:
     await watch(page, console)
     policy = await page.evaluate("fetch('/').then((answer) => answer.headers.get('content-security-policy'))")
     assert "unsafe" not in policy
-    inline = "const script = document.createElement('script'); script.append('document.title = `taken`'); document.body.append(script)"
+    inline = (
+        "const made = document.createElement('script'); made.append('document.title = 1'); document.body.append(made)"
+    )
     markup = "document.getElementById('agents').insertAdjacentHTML('beforeend', '<tr><td><b>markup</b></td></tr>')"
     for attempt in (inline, markup):
-        assert await page.evaluate(f"(() => {{ try {{ {attempt} }} catch (error) {{ return error.name }} }})()") in (
-            None,
-            "TypeError",
-        )
-    assert (
-        await page.evaluate("[document.title, document.querySelectorAll('#agents b').length].join()")
-        == "Agora console,0"
-    )
-    await page.complains("Content Security Policy")
+        await page.evaluate(f"(() => {{ try {{ {attempt} }} catch {{}} }})()")
+    left = await page.evaluate("[document.title, document.querySelectorAll('#agents b').length].join()")
+    assert left == "Agora console,0"
+    await page.complains("TrustedHTML")
     page.problems.clear()
 
 
