@@ -176,6 +176,11 @@ class Relay:
         to, stream_id = stream.key[1], stream.stream_id
         self.tell_error(stream.sender, code, message, to=to, stream_id=stream_id)
 
+    def break_off(self, stream: Stream, code: str, message: str) -> None:
+        """Tell both sides of a stream that it has failed."""
+        self.fail(stream, code, message)
+        self._end_at_receiver(stream, code, message)
+
     def end(self, stream: Stream, code: str, message: str) -> None:
         """Tell a stream's receiver that there comes nothing more, and why, and forget the stream."""
         self.forget(stream)
@@ -297,8 +302,7 @@ class Relay:
             stream = self.streams.get((agent.id, to, reply, stream_id))
             if stream is not None:
                 if not stream.failed:
-                    self.fail(stream, refused.code, refused.message)
-                    self._end_at_receiver(stream, refused.code, refused.message)
+                    self.break_off(stream, refused.code, refused.message)
                 if isinstance(frame, End):
                     self.forget(stream)
                 return

@@ -368,7 +368,7 @@ class Router:
                 stream_id=frame.stream_id,
             )
         elif not stream.failed:
-            self._relay.fail(stream, "stream_stopped", "its receiver wants no more of it")
+            self._relay.break_off(stream, "stream_stopped", "its receiver wants no more of it")
 
     # -- presence ----------------------------------------------------------------------------------------------------
 
