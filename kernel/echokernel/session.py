@@ -759,9 +759,9 @@ class Session(TypedCalls, Store):
         self._flows.fail(error)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
-        for future in self._waiting_for_end or ():
-            if not future.done():
-                future.set_result(None)
+        for waiting in self._waiting_for_end or ():
+            if not waiting.done():
+                waiting.set_result(None)
         if self._groups:
             self._group_table("leave").leave_all(self, self._groups)
 

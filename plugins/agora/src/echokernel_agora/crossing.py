@@ -187,15 +187,33 @@ def checked(text: bytes, what: str) -> bytes:
         except msgspec.DecodeError:
             _SCANNER.decode(whole)  # half a surrogate pair is JSON, too
     except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{what} is not JSON: {error}; wanted the text of one value, as b'{{\"a\": 1}}'") from None
+        raise InvalidArgument(
+            f"{what} is not JSON: {error}; wanted the text of one value, as b'{{\"a\": 1}}'"
+        ) from None
     return text
+
+
+class Reason(msgspec.Struct):
+    """Why a stream ended before its end."""
+
+    code: str
+    message: str | None = None
+
+
+_reason = msgspec.json.Decoder(Reason).decode
 
 
 def checked_chunk(text: bytes) -> bytes:
     """Return a chunk, or the error that ends a stream. Raises InvalidArgument."""
-    if text[:1] not in (b'"', b"{"):
-        raise InvalidArgument(f"a chunk is {text[:40]!r}; wanted the text of a JSON string, as b'\"word\"'")
-    return checked(text, "a chunk")
+    if text[:1] == b'"':
+        return checked(text, "a chunk")
+    try:
+        _reason(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise InvalidArgument(
+            f"a chunk is {text[:40]!r}; wanted the text of a JSON string, as b'\"word\"', or of an object with `code`"
+        ) from None
+    return text
 
 
 def json_text(value: object, what: str = "the payload") -> bytes:
