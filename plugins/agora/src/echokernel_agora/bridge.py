@@ -136,7 +136,7 @@ class AgoraBridge:
     @property
     def _scope_of_tasks(self) -> TaskScope:
         if self._tasks is None:
-            raise HandlerError("the router of this node has stopped", code=Code.UNAVAILABLE)
+            raise HandlerError("the router of this node has stopped", code=Code.FAILED_PRECONDITION)
         return self._tasks
 
     # --- for handlers --------------------------------------------------------------------------------------------

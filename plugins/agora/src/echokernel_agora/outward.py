@@ -10,6 +10,7 @@ import msgspec
 
 from echokernel import ConnectionClosed, EchoError, MethodNotFound, PermissionDenied
 from echokernel_agora.crossing import Incoming, on_message, on_stream
+from echokernel_protocol.describe import MethodKind
 
 if TYPE_CHECKING:
     from echokernel import Session
@@ -142,12 +143,10 @@ class Outward:
 
 async def _takes_messages(session: Session) -> bool:
     try:
-        await session.describe(on_message.name, schemas=False)
-    except PermissionDenied:
+        described = await session.describe(on_message.name, schemas=False)
+    except (PermissionDenied, MethodNotFound):
         return True  # it does not say
-    except MethodNotFound:
-        return False
-    return True
+    return any(each.kind is MethodKind.EVENT for each in described.methods)
 
 
 class Lane:

@@ -188,7 +188,7 @@ class Seat:
         if not wants:
             await self._relay(sending, self._message(message, message.id, reply=reply, stream=False))
             return ""
-        sending.id = message.id or self._own_id()
+        sending.id = self._own_id() if message.id is None else message.id
         self._sendings[sending] = None
         try:
             await self._relay(sending, self._message(message, sending.id, reply=reply, stream=False))
