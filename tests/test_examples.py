@@ -278,6 +278,26 @@ def test_sensors() -> None:
     assert lines[-1].startswith(f"{len(pairs)} pairs, ")
 
 
+def test_agora_assistant() -> None:
+    pytest.importorskip("echokernel_agora")
+    with serving("agora_assistant") as server:
+        assert client("agora_assistant", server.address, "Lunch") == [
+            "Email agent says: True, letter number 1",
+            "sent to ada@example.org: Lunch",
+            "no calendar here: calendar: nobody is registered under this id",
+        ]
+        assert server.stop()[1] == "assistant sends ada@example.org: Lunch (14 characters)"
+
+
+def test_agora_tokens() -> None:
+    pytest.importorskip("echokernel_agora")
+    with serving("agora_tokens") as server:
+        said = client("agora_tokens", server.address, "One", "Two words")
+        assert sorted(line.split(":")[0] for line in said) == ["parrot-1, 19 tokens", "parrot-1, 20 tokens"]
+        assert all(line.endswith("does one thing well . ") for line in said)
+        server.stop()
+
+
 def test_every_example_is_listed_and_tested() -> None:
     listed = (EXAMPLES / "README.md").read_text("utf-8")
     tests = Path(__file__).read_text("utf-8")

@@ -159,7 +159,7 @@ def decode(text: bytes) -> Any:
     except msgspec.ValidationError as problem:
         _explain(text, problem)
     except msgspec.DecodeError as problem:
-        if "escape" not in str(problem) and "truncated" not in str(problem):  # the latter for half a pair near the end
+        if "escape" not in str(problem) and "truncated" not in str(problem):  # said of an escape near the end, too
             raise BadFrame(f"this is not JSON: {_inner(problem)}") from None
         frame = _with_odd_escapes(text, problem)
     except RecursionError:

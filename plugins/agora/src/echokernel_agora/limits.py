@@ -67,3 +67,5 @@ class Limits:
     """Seconds between two pings of the router to a connection that was quiet."""
     ping_timeout: float = 10.0
     """Seconds in which a ping must be answered, by whatever arrives; then the connection is dropped."""
+    close_timeout: float = 5.0
+    """Seconds in which a close must be answered, and an answer of HTTP read; then the connection is dropped."""
