@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-
 from agora_world import Agent, World
+
 from echokernel import EchoClient, EchoServer, InvalidArgument, Session, event, rpc
 from echokernel.testing import JsonSerializer, MemoryTransport
 from echokernel_agora import AgoraBridge, Limits, Router

@@ -8,8 +8,8 @@ from typing import Any
 
 import anyio
 import pytest
-
 from bridge_world import BridgeWorld, until
+
 from echokernel import (
     EchoClient,
     EchoServer,
@@ -180,7 +180,10 @@ async def test_a_principal_is_whom_the_authenticator_said() -> None:
         seen.append(principal_of(nodes.session))
     async with connected() as nodes:
         seen.append(principal_of(nodes.session))
-    assert [(each.name, each.anonymous, each.operator) for each in seen] == [("ada", False, False), ("local", True, False)]
+    assert [(each.name, each.anonymous, each.operator) for each in seen] == [
+        ("ada", False, False),
+        ("local", True, False),
+    ]
 
 
 async def test_a_node_without_a_router_says_what_is_missing() -> None:
@@ -234,7 +237,13 @@ async def test_a_message_a_reply_and_what_stands_beside_their_payloads(world: Br
         ws.say("send", to="quic-1")
         await until(lambda: len(guest.messages) == 2)
         first, second = guest.messages
-        assert (first.sender, first.reply, first.payload, first.request_id, first.hops) == ("ws-1", True, b"[1]", b"7", 3)
+        assert (first.sender, first.reply, first.payload, first.request_id, first.hops) == (
+            "ws-1",
+            True,
+            b"[1]",
+            b"7",
+            3,
+        )
         assert (second.reply, second.payload, second.id) == (False, None, None)
         await guest.client.request("agora.reply", {"to": "ws-1", "payload": b"true", "stream_id": "s"})
         assert ws.one()["stream"] is False  # with a stream id and without this it would begin a stream

@@ -8,9 +8,9 @@ from typing import Any
 
 import anyio
 import pytest
-
 from bridge_world import BridgeWorld, Guest, until
-from echokernel import EchoError, HandlerError, InvalidArgument, Overloaded, RequestCancelled
+
+from echokernel import EchoError, HandlerError, InvalidArgument, RequestCancelled
 from echokernel.testing import virtual_time_backends
 
 pytestmark = pytest.mark.anyio
@@ -116,7 +116,9 @@ async def test_hundreds_of_streams_at_a_time_keep_their_order_in_both_directions
         await until(lambda: len(guest.ended) == many and len(other.ended) == many // 2)
         wanted = [str(part) for part in range(length)]
         assert all(chunks_of(ws, f"s{number}") == wanted for number in range(1, many, 2))
-        received = {start.stream_id: [json.loads(each) for each in chunks] for start, chunks in guest.streams + other.streams}
+        received = {
+            start.stream_id: [json.loads(each) for each in chunks] for start, chunks in guest.streams + other.streams
+        }
         assert received == {f"w{number}": wanted for number in range(many)} | {
             f"s{number}": wanted for number in range(0, many, 2)
         }
@@ -127,7 +129,9 @@ async def test_hundreds_of_streams_at_a_time_keep_their_order_in_both_directions
 # --- backpressure ---------------------------------------------------------------------------------------------------
 
 
-async def test_an_agent_that_does_not_read_pauses_the_session_that_streams_to_it_and_no_other(world: BridgeWorld) -> None:
+async def test_an_agent_that_does_not_read_pauses_the_session_that_streams_to_it_and_no_other(
+    world: BridgeWorld,
+) -> None:
     slow, quick = world.agent("slow"), world.agent("quick")
     slow.stop_reading()
     size = 8_000
@@ -351,8 +355,7 @@ async def test_a_stream_to_nobody_and_two_of_one_name_fail_at_once(world: Bridge
                     await call.result()
             await until(lambda: ws.got[-1].get("error", {}).get("code") == "aborted")
         with pytest.raises(InvalidArgument, match="stream_id"):
-            async with guest.client.request_stream("agora.stream", {"to": "ws-1"}, sends=True) as call:
-                await call.result()
+            await guest.client.request_stream("agora.stream", {"to": "ws-1"}, sends=True).result()
 
 
 async def test_the_death_of_a_session_is_heard_on_both_sides_of_its_streams(world: BridgeWorld) -> None:
@@ -370,7 +373,7 @@ async def test_the_death_of_a_session_is_heard_on_both_sides_of_its_streams(worl
         assert anyio.current_time() - began <= ABORT
         got = {each["type"]: each for each in ws.take()}
         assert got["error"]["code"] == "receiver_gone"
-        assert got["message_end"]["error"]["code"] in ("sender_gone", "aborted")  # its streams may be reset before its end is known
+        assert got["message_end"]["error"]["code"] in ("sender_gone", "aborted")  # a reset may be earlier than the end
         await until(lambda: guest.ended == ["cancelled"])
         with pytest.raises((EchoError, RequestCancelled)):
             await call.result()
@@ -383,7 +386,7 @@ async def test_receivers_that_come_and_go_leave_nothing_behind(world: BridgeWorl
             ws.say("send", to="quic-1", stream=True, stream_id=f"s{number}")
             ws.say("send_chunk", to="quic-1", stream_id=f"s{number}", chunk="x")
             if number % 2:
-                await until(lambda: guest.streams)  # noqa: B023
+                await until(lambda: guest.streams)
             async with guest.stream("ws-1", "s") as call:
                 if number % 3:
                     await call.send(b'"x"')
@@ -411,16 +414,3 @@ async def test_a_stream_beyond_its_rate_waits(world: BridgeWorld) -> None:
             tasks.start_soon(push, guest, number)
     assert len(ws.got) == 200
     assert not world.router.counters.errors
-
-
-async def test_too_many_streams_are_refused(world: BridgeWorld) -> None:
-    object.__setattr__(world.router.limits, "streams", 2)
-    ws = world.agent("ws-1")
-    async with world.guest("quic-1") as guest:
-        async with guest.stream("ws-1", "s1") as first, guest.stream("ws-1", "s2") as second:
-            await first.send(b'"x"')
-            await second.send(b'"x"')
-            await until(lambda: len(ws.got) == 4)
-            with pytest.raises(Overloaded, match="too_many_streams"):
-                async with guest.stream("ws-1", "s3") as third:
-                    await third.result()

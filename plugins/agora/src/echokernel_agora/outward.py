@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 
 from echokernel import ConnectionClosed, EchoError, MethodNotFound, PermissionDenied
 from echokernel_agora.crossing import Incoming, on_message, on_stream
+from echokernel_protocol.codes import Code
 from echokernel_protocol.describe import MethodKind
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ __all__ = ["Lane", "Outward"]
 
 LANE_BYTES = 256 * 1024  # of one stream that its receiver leaves unread: a quarter of what waits for one agent
 LANE_FRAMES = 256
+ENDING_SECONDS = 0.05
 PAYLOAD, CHUNK, ERROR = (
     b',"payload":',
     b',"chunk":',
@@ -191,6 +194,10 @@ class Lane:
             await outward.session.with_options(timeout=0).call(on_stream, start, self._items())
         except EchoError as error:
             why = f"its receiver stopped it: {error}"
+            # by its handler's choice, or because the session ends, which is known soon
+            if error.code == Code.CANCELLED or isinstance(error, ConnectionClosed):
+                with anyio.move_on_after(ENDING_SECONDS):
+                    await outward.session.wait_closed()
         finally:
             outward.over(self)
             if outward.session.closed is None:  # else the router hears of that, and it is another error
