@@ -11,10 +11,10 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from echokernel import InvalidArgument, ProtocolError
-from echokernel_agora.errors import TooLarge
+from echokernel_agora.errors import AgoraError, TooLarge, error_of
 from echokernel_protocol.agora import FrameError, field_text, parse_router_frame
 
-__all__ = ["ABSENT", "Conversation", "Got", "json_text", "value_of"]
+__all__ = ["ABSENT", "Conversation", "Got", "encoded", "json_text", "value_of"]
 
 FEATURES = ("receipt", "credit", "resume", "presence")
 MOST_FRAME = 1024 * 1024  # what a router takes by default; a longer one would close the connection
@@ -66,6 +66,18 @@ class Got(msgspec.Struct, rename={"from_": "from"}):
     status: str = ""
 
 
+    def as_error(self) -> AgoraError:
+        """Return what an ``error`` frame says."""
+        return error_of(
+            self.code,
+            self.message or "",
+            to=self.to,
+            stream_id=self.stream_id,
+            request_id=self.request_id,
+            retry_ms=self.retry_ms,
+        )
+
+
 _decode = msgspec.json.Decoder(Got).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -86,6 +98,19 @@ def json_text(value: object, what: str = "the payload") -> Raw:
 
 def _plain(value: Any) -> Any:
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else msgspec.to_builtins(value)
+
+
+def encoded(fields: dict[str, Any]) -> bytes:
+    """Return a frame; fields that are None or absent are left out. Raises InvalidArgument."""
+    written = {
+        name: value for name, value in fields.items() if value is not ABSENT and (value is not None or name == "payload")
+    }
+    for name in written.keys() & {"payload", "chunk"}:
+        written[name] = json_text(written[name], f"the {name}")
+    try:
+        return _encode(written)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:  # a surrogate in an id
+        raise InvalidArgument(f"{fields['type']}: {error}") from error
 
 
 def value_of(text: Raw | bytes) -> Any:

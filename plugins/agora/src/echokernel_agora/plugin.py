@@ -1,4 +1,4 @@
-"""The hooks of this plugin: the service ``agora``, and what sessions ask its router."""
+"""The hooks of this plugin: the service ``agora``, the command of the same name, and what sessions ask the router."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def echokernel_handlers(registry: Registry) -> None:
 
     for handler in HANDLERS:
         registry.handler(handler)
+
+
+@hookimpl
+def echokernel_commands(registry: Registry) -> None:
+    from echokernel_agora.commands import AgoraCommand
+
+    registry.command(AgoraCommand())
 
 
 def _service(settings: AgoraSettings) -> AgoraService:
