@@ -5,12 +5,12 @@ import sys
 
 from echokernel_agora import AgoraClient, AgoraServer, Message
 
-POEM = "The kernel is small, the plugins are many, and each of them does one thing well .".split()
+POEM = "The kernel is small, the plugins are many, and each of them does one thing well ."
 
 
 async def speak(message: Message) -> None:
     async with message.reply_stream({"model": "parrot-1"}) as out:
-        for word in [*str(message.payload["prompt"]).split(), "…", *POEM]:
+        for word in f"{message.payload['prompt']} … {POEM}".split():
             await out.send(word + " ")  # waits where the reader is slow
             await asyncio.sleep(0.01)  # a model would think here
 

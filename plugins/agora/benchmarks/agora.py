@@ -1,8 +1,8 @@
 """All figures of the router in one command: ``python plugins/agora/benchmarks/agora.py [--quick] [--strict] [--only NAME …]``.
 
 The router runs in a process of its own, pinned to one core; the load comes from the other one. The peer, a relay on Node's
-``ws`` that checks and counts nothing, is measured in turns with it (``npm install ws`` into a folder for it; without npm its row
-says so). Rates of single agents are raised, for a load of few agents; every check and every counter stays on.
+``ws`` that checks and counts nothing, is measured in turns with it (``npm install ws`` into a folder for it; without npm its
+row says so). Rates of single agents are raised, for a load of few agents; every check and every counter stays on.
 """
 
 from __future__ import annotations

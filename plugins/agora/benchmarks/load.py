@@ -1,7 +1,7 @@
 """Load for a router of agents: WebSocket clients that cost next to nothing, so that the router is what is measured.
 
 Frames are made beforehand, with the mask 0 (a client may choose any), and what arrives is cut at the lengths of its headers.
-One thread, one ``selectors`` loop. For judging a WebSocket implementation these clients are far too trusting: the tests do that.
+One thread, one ``selectors`` loop. They are far too trusting to judge a WebSocket implementation: the tests do that.
 """
 
 from __future__ import annotations

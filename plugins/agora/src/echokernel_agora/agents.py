@@ -60,7 +60,6 @@ class Peer:
         "refilled_at",
         "told",
         "transport",
-        "watching",
     )
 
     def __init__(self, outlet: Outlet, principal: Principal, transport: str, address: str, now: float) -> None:
@@ -77,7 +76,6 @@ class Peer:
         self.bad: deque[float] | None = None
         self.told: dict[Any, None] | None = None  # streams which are not open and whose sender knows it
         self.credit: dict[str, Account] | None = None  # by receiver, where it has the feature
-        self.watching = False
 
 
 class Agent:

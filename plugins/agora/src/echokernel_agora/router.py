@@ -72,6 +72,7 @@ class Router:
         self._started = monotonic()
         self._serial = 0
         self._takeovers: dict[str, deque[float]] = {}
+        self._watchers: set[Peer] = set()
         self._relay = Relay(
             self.limits, self.counters, self.agents, strict_seed=strict_seed, monotonic=monotonic, utcnow=utcnow
         )
@@ -149,6 +150,7 @@ class Router:
         if peer not in self.peers:
             return
         self.peers.discard(peer)
+        self._watchers.discard(peer)
         agent, peer.control = peer.agent, None
         self._tell(
             "disconnected",
@@ -352,14 +354,14 @@ class Router:
 
     def _watch(self, peer: Peer, frame: Watch) -> None:
         if "presence" in peer.features:
-            peer.watching = True
+            self._watchers.add(peer)
         else:
             self._relay.tell_error(
                 peer, "bad_request", "`watch` needs the feature presence: name it in `register.features`"
             )
 
     def _unwatch(self, peer: Peer, frame: Unwatch) -> None:
-        peer.watching = False
+        self._watchers.discard(peer)
 
     def _acknowledge(self, peer: Peer, frame: Ack) -> None:
         agent = peer.agent
@@ -390,8 +392,8 @@ class Router:
 
     def _announce(self, event: str, agent: Agent) -> None:
         frame = b""
-        for peer in self.peers:
-            if peer.watching and peer.principal.may_reach(agent.id):
+        for peer in list(self._watchers):
+            if peer.principal.may_reach(agent.id):
                 frame = frame or b'{"type":"presence","event":"%b","agent":%b}' % (event.encode(), agent.record)
                 self._relay.answer(peer, frame)
 
