@@ -120,5 +120,5 @@ class Guest:
         status: str = await self.client.request("agora.send", {"to": to, "payload": text, **more})
         return status
 
-    def stream(self, to: str, stream_id: str, *, method: str = "agora.stream", **more: Any) -> Any:
-        return self.client.request_stream(method, {"to": to, "stream_id": stream_id, **more}, sends=True)
+    def stream(self, to: str, stream_id: str, **more: Any) -> Any:
+        return self.client.request_stream("agora.stream", {"to": to, "stream_id": stream_id, **more}, sends=True)

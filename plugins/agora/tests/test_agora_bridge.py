@@ -245,12 +245,14 @@ async def test_a_message_a_reply_and_what_stands_beside_their_payloads(world: Br
             3,
         )
         assert (second.reply, second.payload, second.id) == (False, None, None)
-        await guest.client.request("agora.reply", {"to": "ws-1", "payload": b"true", "stream_id": "s"})
+        await guest.client.request(
+            "agora.send", {"to": "ws-1", "payload": b"true", "stream_id": "s", "reply": True}
+        )
         assert ws.one()["stream"] is False  # with a stream id and without this it would begin a stream
         await guest.client.emit("agora.send", {"to": "ws-1", "payload": b"1"})
-        await guest.client.emit("agora.reply", {"to": "ws-1", "payload": b"2"})
+        await guest.client.emit("agora.send", {"to": "ws-1", "payload": b"2", "reply": True})
         await until(lambda: len(ws.got) == 2)
-        assert {each["type"] for each in ws.got} == {"message", "reply"}
+        assert [each["type"] for each in ws.got] == ["message", "reply"]
 
 
 async def test_a_request_raises_what_the_router_says(world: BridgeWorld) -> None:
@@ -325,6 +327,31 @@ async def test_messages_of_a_pair_keep_their_order(world: BridgeWorld) -> None:
         assert [json.loads(each.payload or b"") for each in guest.messages] == list(range(300))
         assert [each["payload"] for each in ws.got] == list(range(300))
         assert [json.loads(each.payload or b"") for each in other.messages] == list(range(300))
+
+
+async def test_events_for_a_slow_receiver_wait_in_bounds_and_hold_up_nothing_for_others() -> None:
+    world = BridgeWorld(frame_rate=1e6, frame_burst=1e6, byte_rate=1e9)
+    async with world.running():
+        slow, quick = world.agent("slow"), world.agent("quick")
+        async with world.guest("quic-1") as guest:
+            slow.stop_reading()
+            text = b'"' + b"x" * 8_000 + b'"'
+            for number in range(600):
+                await guest.client.emit("agora.send", {"to": "slow", "payload": text, "id": f"m{number}"})
+            await guest.client.emit("agora.send", {"to": "quick", "payload": b"1"})
+            await until(lambda: quick.got)
+            await guest.client.request("agora.flush", "quick")
+            await anyio.sleep(0.5)  # the last notices
+            assert {notice.code for notice in guest.notices} == {"receiver_slow"}
+            refused = len(guest.notices)
+            assert 50 < refused < 120  # 4 MiB wait here, and a window of credit at the router
+            with anyio.move_on_after(1) as waiting:
+                await guest.client.request("agora.flush", "slow")
+            assert waiting.cancelled_caught
+            slow.read_on()
+            await guest.client.request("agora.flush", "slow")
+            await until(lambda: len(slow.got) == 600 - refused)
+            assert [each["id"] for each in slow.got] == [f"m{number}" for number in range(600 - refused)]
 
 
 async def test_a_session_that_takes_no_messages_is_no_black_hole() -> None:

@@ -70,7 +70,7 @@ async def test_a_stream_from_a_session_and_one_to_it(world: BridgeWorld) -> None
 async def test_a_reply_may_be_a_stream_and_have_the_same_id(world: BridgeWorld) -> None:
     ws = world.agent("ws-1")
     async with world.guest("quic-1") as guest:
-        async with guest.stream("ws-1", "s") as out, guest.stream("ws-1", "s", method="agora.reply_stream") as back:
+        async with guest.stream("ws-1", "s") as out, guest.stream("ws-1", "s", reply=True) as back:
             await out.send(b'"out"')
             await back.send(b'"back"')
             await until(lambda: len(ws.got) == 4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from msgspec import Raw
 
-from echokernel import EchoError, HandlerError, InvalidArgument, Session, event, rpc
+from echokernel import HandlerError, InvalidArgument, Session, event, rpc
 from echokernel.tasks import current_backend, open_tasks
 from echokernel_agora.controls import page
 from echokernel_agora.crossing import AgentPage, ListQuery, Outgoing, Registered, Registration, checked
@@ -202,46 +202,26 @@ async def list_agents(session: Session, query: ListQuery | None) -> AgentPage:
 @rpc("agora.send")
 async def send(session: Session, message: Outgoing) -> str:
     """Send a message. Returns "delivered" when the receiver's connection has it, "stored" where that may come back."""
-    return await _seat(session).send(message, reply=False, wants=True)
-
-
-@rpc("agora.reply")
-async def reply(session: Session, message: Outgoing) -> str:
-    """Send a reply; as ``agora.send``."""
-    return await _seat(session).send(message, reply=True, wants=True)
+    return await _seat(session).send(message)
 
 
 @event("agora.send")
 async def tell(session: Session, message: Outgoing) -> None:
-    """Send a message; what goes wrong comes as an event ``agora.error``."""
-    await _tell(session, message, reply=False)
+    """Send a message; what goes wrong comes as an event ``agora.error``. Those for one receiver keep their order."""
+    _seat(session).post(message)
 
 
-@event("agora.reply")
-async def tell_reply(session: Session, message: Outgoing) -> None:
-    """Send a reply; as the event ``agora.send``."""
-    await _tell(session, message, reply=True)
+@rpc("agora.flush")
+async def flush(session: Session, to: str) -> None:
+    """Return when the router has all messages for an agent that came as events."""
+    await _seat(session).flush(to)
 
 
 @rpc("agora.stream")
 async def stream(session: Session, start: Outgoing, chunks: AsyncIterator[bytes]) -> str:
     """Send a stream of chunks, JSON strings. Returns when the receiver's connection has its end."""
-    return await _seat(session).stream(start, chunks, reply=False)
+    return await _seat(session).stream(start, chunks)
 
 
-@rpc("agora.reply_stream")
-async def reply_stream(session: Session, start: Outgoing, chunks: AsyncIterator[bytes]) -> str:
-    """Send a streamed reply; as ``agora.stream``."""
-    return await _seat(session).stream(start, chunks, reply=True)
-
-
-async def _tell(session: Session, message: Outgoing, *, reply: bool) -> None:
-    seat = _seat(session)
-    try:
-        await seat.send(message, reply=reply, wants=False)
-    except EchoError as error:
-        seat.refuse(message, error)
-
-
-HANDLERS = (register, leave, list_agents, send, reply, tell, tell_reply, stream, reply_stream)
+HANDLERS = (register, leave, list_agents, send, tell, flush, stream)
 """What a node with a bridge handles; the agent's side calls the same functions."""

@@ -97,6 +97,8 @@ class Outgoing:
     request_id: bytes | None = None
     """JSON, a string or an integer, as ``b'"r1"'``."""
     hops: int | None = None
+    reply: bool = False
+    """Whether it answers something that came from there."""
 
 
 @dataclass(frozen=True, slots=True)

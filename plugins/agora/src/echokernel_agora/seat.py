@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -38,6 +39,8 @@ MOST_CONTROLS = (
     256  # errors and changes of presence that wait for the session; then the router keeps them, 256 KiB at most
 )
 PROBE_SECONDS = 5.0
+POSTED_FRAMES = 1024  # messages for one receiver that came as events and wait for credit: as many as wait for one agent
+POSTED_BYTES = 4 * 1024 * 1024  # of them together
 _encode = msgspec.json.Encoder().encode
 
 
@@ -87,6 +90,9 @@ class Seat:
         self._controls: deque[tuple[Any, Any]] = deque()
         self._telling = False
         self._number = 0
+        self._posts: dict[str, deque[tuple[Outgoing, bytes]]] = {}
+        self._posted_bytes = 0
+        self._flushing: dict[str, list[Future[None]]] = {}
 
     # --- Outlet: what the router says ----------------------------------------------------------------------------
 
@@ -179,22 +185,62 @@ class Seat:
 
     # --- sending to agents ---------------------------------------------------------------------------------------
 
-    async def send(self, message: Outgoing, *, reply: bool, wants: bool) -> str:
-        """Send a message of its own. ``wants``: return what became of it, ``delivered`` or ``stored``, or raise.
-
-        Otherwise errors become events.
-        """
-        sending = _Sending(message.to, None, message.id, reply)
-        if not wants:
-            await self._relay(sending, self._message(message, message.id, reply=reply, stream=False))
-            return ""
-        sending.id = self._own_id() if message.id is None else message.id
+    async def send(self, message: Outgoing) -> str:
+        """Send a message of its own. Returns what became of it, ``delivered`` or ``stored``, or raises."""
+        id = self._own_id() if message.id is None else message.id
+        sending = _Sending(message.to, None, id, message.reply)
         self._sendings[sending] = None
         try:
-            await self._relay(sending, self._message(message, sending.id, reply=reply, stream=False))
+            await self._relay(sending, self._message(message, id, stream=False))
             return await self._outcome(sending)
         finally:
             del self._sendings[sending]
+
+    def post(self, message: Outgoing) -> None:
+        """Take a message for which nobody waits. It may wait here for its receiver, and holds up nothing for others."""
+        sending = _Sending(message.to, None, message.id, message.reply)
+        posts = self._posts.get(message.to)
+        try:
+            text = self._message(message, message.id, stream=False)
+            self._check()
+            if self._posted_bytes + len(text) > POSTED_BYTES or (posts is not None and len(posts) >= POSTED_FRAMES):
+                slow = "too much waits for it already: send with a request, or call agora.flush now and then"
+                raise problem(Control("error", "receiver_slow", slow, to=message.to, id=message.id))
+            if posts is None and self._may_send(message.to) and not self._turn.locked() and not self.router.pause(self.peer):
+                self._check_size(sending, text)
+                self._give(sending, text)
+                return
+        except EchoError as error:
+            self.refuse(message, error)
+            return
+        self._posted_bytes += len(text)
+        if posts is not None:
+            posts.append((message, text))
+        else:
+            self._posts[message.to] = deque([(message, text)])
+            self.bridge.start_task(partial(self._post_all, message.to), name="agora: posts")
+
+    async def _post_all(self, to: str) -> None:
+        posts = self._posts[to]
+        while posts:
+            message, text = posts[0]
+            try:
+                await self._relay(_Sending(to, None, message.id, message.reply), text)
+            except EchoError as error:
+                self.refuse(message, error)
+            posts.popleft()
+            self._posted_bytes -= len(text)
+        del self._posts[to]
+        for future in self._flushing.pop(to, ()):
+            if not future.done():
+                future.set_result(None)
+
+    async def flush(self, to: str) -> None:
+        """Wait until nothing of that waits for an agent any more."""
+        if to in self._posts:
+            future: Future[None] = self.bridge.future()
+            self._flushing.setdefault(to, []).append(future)
+            await future
 
     def refuse(self, message: Outgoing, error: EchoError) -> None:
         """Tell the session what became of a message that it sent as an event."""
@@ -215,17 +261,17 @@ class Seat:
             ),
         )
 
-    async def stream(self, start: Outgoing, chunks: AsyncIterator[bytes], *, reply: bool) -> str:
+    async def stream(self, start: Outgoing, chunks: AsyncIterator[bytes]) -> str:
         """Send a stream. Returns when all of it has gone to the receiver; raises where it has not, as soon as that is known."""
         if start.stream_id is None:
             raise InvalidArgument("stream_id is missing: a stream needs one")
-        kinds = ("reply_chunk", "reply_end") if reply else ("send_chunk", "send_end")
+        kinds = ("reply_chunk", "reply_end") if start.reply else ("send_chunk", "send_end")
         chunk_head, end_head = (self._head(kind, start) for kind in kinds)
-        sending = _Sending(start.to, start.stream_id, start.id, reply)
+        sending = _Sending(start.to, start.stream_id, start.id, start.reply)
         is_open = False
         try:
             with anyio.CancelScope() as scope:
-                await self._relay(sending, self._message(start, start.id, reply=reply, stream=True))
+                await self._relay(sending, self._message(start, start.id, stream=True))
                 is_open, sending.scope, sending.id = True, scope, self._own_id()
                 self._sendings[sending] = None
                 error = b""
@@ -262,8 +308,8 @@ class Seat:
             raise sending.error
         return sending.status or "delivered"
 
-    def _message(self, message: Outgoing, id: str | None, *, reply: bool, stream: bool) -> bytes:
-        text = b'{"type":"%b","to":%b' % (b"reply" if reply else b"send", _encode(message.to))
+    def _message(self, message: Outgoing, id: str | None, *, stream: bool) -> bytes:
+        text = b'{"type":"%b","to":%b' % (b"reply" if message.reply else b"send", _encode(message.to))
         if message.stream_id is not None:
             text += b',"stream_id":' + _encode(message.stream_id)
         if stream or message.stream_id is not None:  # a reply with a stream id and without this would begin a stream
@@ -287,10 +333,8 @@ class Seat:
 
     async def _relay(self, sending: _Sending, text: bytes) -> None:
         """Give the router a frame for an agent, when that reads and the rate allows it. Raises what it says at once."""
-        limits, to = self.router.limits, sending.to
-        if len(text) > limits.max_frame:
-            message = f"a frame of {len(text)} bytes; at most {limits.max_frame} travel in one: send a stream of chunks"
-            raise problem(Control("error", "too_large", message, to=to, id=sending.id))
+        to = sending.to
+        self._check_size(sending, text)
         while True:
             self._check()
             if not self._may_send(to):
@@ -305,6 +349,12 @@ class Seat:
                     if self._may_send(to):
                         break
         self._give(sending, text)
+
+    def _check_size(self, sending: _Sending, text: bytes) -> None:
+        most = self.router.limits.max_frame
+        if len(text) > most:
+            message = f"a frame of {len(text)} bytes; at most {most} travel in one: send a stream of chunks"
+            raise problem(Control("error", "too_large", message, to=sending.to, id=sending.id))
 
     def _check(self) -> None:
         if self.is_over:
