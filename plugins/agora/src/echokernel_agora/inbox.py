@@ -96,6 +96,11 @@ class Inbox:
         self._streams[key] = weakref.ref(stream, dropped), unread
         return stream
 
+    def unread_of(self, key: Key) -> Unread | None:
+        """Return what of a stream was not taken yet; None where nobody holds it."""
+        known = self._streams.get(key)
+        return None if known is None else known[1]
+
     def refuse(self, sender: str, is_reply: bool, stream_id: str) -> None:
         """Tell the sender of a stream to stop, and end it here."""
         self._close((sender, is_reply, stream_id), lambda stream: stream.end())
