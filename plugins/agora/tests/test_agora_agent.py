@@ -152,7 +152,7 @@ async def test_what_goes_wrong_is_raised_or_told(world: BridgeWorld) -> None:
         with pytest.raises(RequestTimeout):
             await a.request("ws-1", 1)
         with pytest.raises(InvalidArgument, match="no JSON"):
-            await a.send("ws-1", {1, 2})
+            await a.send("ws-1", float("nan"))
         with pytest.raises(InvalidArgument, match="1 to 128"):
             await a.send("", 1)
         with pytest.raises(StreamRefused):
@@ -209,7 +209,7 @@ async def test_messages_to_an_agent_that_does_not_read_wait_and_then_fail(world:
                 await a.send("ws-1", [number, "x" * 1000])
         ws.read_on()
         await a.send("ws-1", "last", confirm=True)
-        numbers = [each["payload"][0] for each in ws.got[1:] if each["payload"] != "last"]
+        numbers = [each["payload"][0] for each in ws.got if each["payload"] != "last"]
         assert numbers == list(range(len(numbers)))
         assert len(numbers) < 300
         assert ws.got[-1]["payload"] == "last"
