@@ -14,7 +14,7 @@ from echokernel import ConnectionClosed, EchoError, InvalidArgument, StreamClose
 from echokernel_agora.bell import Bell
 from echokernel_agora.bridge import flush, list_agents, register, send, tell
 from echokernel_agora.bridge import leave as leave_router
-from echokernel_agora.conversation import ABSENT, Conversation, Got, Reason, json_text
+from echokernel_agora.conversation import ABSENT, NOTHING, Conversation, Got, Reason, json_text
 from echokernel_agora.crossing import (
     AgentEntry,
     AgentPage,
@@ -414,7 +414,7 @@ def got_of(message: Incoming, *, streamed: bool = False) -> Got:
         from_=message.sender,
         stream_id=message.stream_id,
         stream=streamed,
-        payload=ABSENT if message.payload is None else Raw(message.payload),
+        payload=NOTHING if message.payload is None else Raw(message.payload),
         id=message.id,
         request_id=None if message.request_id is None else json.loads(message.request_id),
     )

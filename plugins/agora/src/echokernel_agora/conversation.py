@@ -15,7 +15,7 @@ from echokernel import InvalidArgument, ProtocolError
 from echokernel_agora.errors import AgoraError, TooLarge, error_of
 from echokernel_protocol.agora import FrameError, field_text, parse_router_frame
 
-__all__ = ["ABSENT", "Conversation", "Got", "encoded", "json_text", "value_of"]
+__all__ = ["ABSENT", "NOTHING", "Conversation", "Got", "encoded", "json_text", "value_of"]
 
 FEATURES = ("receipt", "credit", "resume", "presence")
 MOST_FRAME = 1024 * 1024  # what a router takes by default; a longer one would close the connection
@@ -28,8 +28,15 @@ ACK_BYTES = 16 * 1024  # a quarter of a window of credit: senders go on when hal
 ACK_AFTER = 0.02  # seconds
 MOST_RECEIVERS = 1024  # whose credit is known; the one sent to longest ago, and with all its credit, is forgotten
 
-ABSENT: Any = Raw()
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Any = _Absent()
 """No payload at all, which is not null."""
+NOTHING = Raw()  # of a frame that came
 
 
 class Reason(msgspec.Struct):
@@ -45,8 +52,8 @@ class Got(msgspec.Struct, rename={"from_": "from"}):
     to: str | None = None
     stream_id: str | None = None
     stream: bool | None = None
-    payload: Raw = ABSENT
-    chunk: Raw = ABSENT
+    payload: Raw = NOTHING
+    chunk: Raw = NOTHING
     seq: int | None = None
     id: str | None = None
     request_id: str | int | None = None
@@ -59,11 +66,11 @@ class Got(msgspec.Struct, rename={"from_": "from"}):
     resume: str | None = None
     resumed: bool | None = None
     received: int | None = None
-    agents: Raw = ABSENT
+    agents: Raw = NOTHING
     cursor: str | None = None
     bytes: int = 0
     event: str = ""
-    agent: Raw = ABSENT
+    agent: Raw = NOTHING
     status: str = ""
 
 
