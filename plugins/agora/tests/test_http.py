@@ -73,7 +73,7 @@ HANDSHAKES: dict[str, tuple[bytes, int, str]] = {
         431,
         "headers are more than",
     ),
-    "elsewhere": (request("/socket"), 404, "nothing is here; there are /console, "),
+    "elsewhere": (request("/socket"), 404, "nothing is here; there are /, /console, /healthz, "),
 }
 
 
@@ -206,7 +206,7 @@ async def test_files_are_served_with_types_and_a_policy(tmp_path: Path, monkeypa
             assert status == 200
             types[path] = headers["Content-Type"]
             if path != "/data":
-                assert "default-src 'self'" in headers["Content-Security-Policy"]
+                assert "default-src 'none'; script-src 'self'" in headers["Content-Security-Policy"]
                 assert "unsafe" not in headers["Content-Security-Policy"]
         assert types == {
             "/": "text/html; charset=utf-8",

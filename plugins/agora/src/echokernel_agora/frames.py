@@ -289,7 +289,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_SCANNER = JSONDecoder(parse_constant=_no_constant)
+_SCANNER = JSONDecoder(parse_constant=_no_constant, parse_int=len, parse_float=len)  # numbers of any length are fine
 
 
 def _cut(text: str) -> tuple[str, dict[str, str]]:

@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 
 __all__ = ["LOCAL", "Principal"]
 
+EVERYBODY = ("*",)
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -14,9 +16,9 @@ class Principal:
 
     name: str
     """Names it in logs and in the console; never the token."""
-    ids: tuple[str, ...] = ("*",)
+    ids: tuple[str, ...] = EVERYBODY
     """Ids under which it may register."""
-    reaches: tuple[str, ...] = ("*",)
+    reaches: tuple[str, ...] = EVERYBODY
     """Ids that it may send to, and sees. Others are to it as if they did not exist."""
     operator: bool = False
     """Whether it may see the console and the metrics."""
@@ -31,7 +33,7 @@ class Principal:
 
 
 def _fits(agent_id: str, patterns: tuple[str, ...]) -> bool:
-    return any(pattern == "*" or fnmatchcase(agent_id, pattern) for pattern in patterns)
+    return patterns == EVERYBODY or any(fnmatchcase(agent_id, pattern) for pattern in patterns)
 
 
 LOCAL = Principal("local", operator=True, anonymous=True)

@@ -375,10 +375,8 @@ class Relay:
     def limited(self, peer: Peer, size: int, weight: float = 1.0) -> Refused | None:
         """Take a frame of ``size`` bytes, and of the work of ``weight`` frames, out of what a connection may send now."""
         limits, now = self._limits, self._monotonic()
-        passed = now - peer.refilled_at
+        frames, octets = self._left(peer, now)
         peer.refilled_at = now
-        frames = min(peer.frames_left + passed * limits.frame_rate, limits.frame_burst)
-        octets = min(peer.bytes_left + passed * limits.byte_rate, 2 * limits.byte_rate)
         if frames >= 1 and octets > 0:
             peer.frames_left, peer.bytes_left = frames - weight, octets - size
             if peer.limited_since is not None and frames > limits.frame_burst / 2 and octets > limits.byte_rate:
@@ -389,12 +387,24 @@ class Relay:
             peer.limited_since = now
         elif now - peer.limited_since > limits.rate_patience:
             peer.outlet.close(1008, f"over the rate for {limits.rate_patience:g} s")
-        wait = max((1 - frames) / limits.frame_rate, -octets / limits.byte_rate)
         return Refused(
             "rate_limited",
             f"at most {limits.frame_rate:g} frames and {limits.byte_rate:g} bytes per second",
-            retry_ms=max(1, round(wait * 1000)),
+            retry_ms=max(1, round(self._refilled_in(frames, octets) * 1000)),
         )
+
+    def pause(self, peer: Peer) -> float:
+        """Return in how many seconds a connection may send a frame; 0: now."""
+        frames, octets = self._left(peer, self._monotonic())
+        return 0.0 if frames >= 1 and octets > 0 else max(0.001, self._refilled_in(frames, octets))
+
+    def _left(self, peer: Peer, now: float) -> tuple[float, float]:
+        limits, passed = self._limits, now - peer.refilled_at
+        frames = min(peer.frames_left + passed * limits.frame_rate, limits.frame_burst)
+        return frames, min(peer.bytes_left + passed * limits.byte_rate, 2 * limits.byte_rate)
+
+    def _refilled_in(self, frames: float, octets: float) -> float:
+        return max((1 - frames) / self._limits.frame_rate, -octets / self._limits.byte_rate)
 
     def _within_pair(self, agent: Agent, target: Agent) -> None:
         most = self._limits.self_per_minute if target is agent else self._limits.pair_per_minute
