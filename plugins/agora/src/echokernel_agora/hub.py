@@ -177,16 +177,13 @@ class Hub:
 
     # --- counts ----------------------------------------------------------------------------------------------------
 
-    def is_full(self, open_sockets: int) -> bool:
-        return open_sockets >= self.limits.connections
-
-    def is_crowded(self, address: str) -> bool:
+    def is_crowded(self, address: str, *, spare: int = 0) -> bool:
         """Whether an address has too many connections that registered nobody.
 
         Programs of this machine are not counted by address: they share it with a proxy's clients, and a restart brings
         hundreds of them back at once.
         """
-        return not is_local(address) and self.waiting[address] > self.limits.unregistered_per_address
+        return self.waiting[address] > self.limits.unregistered_per_address + spare and not is_local(address)
 
     def arrived(self, address: str) -> None:
         self.waiting[address] += 1
