@@ -163,7 +163,7 @@ class WebSocket(asyncio.BufferedProtocol):
         if self._open and self._protocol.state is not State.OPEN:
             sent = self._protocol.close_sent
             received = self._protocol.close_rcvd
-            code = received.code if received else sent.code if sent else 1006
+            code = int(received.code if received else sent.code if sent else 1006)
             # somebody who says goodbye is gone for good, but 1011 is what libraries say that missed a pong
             self._closed(code, resumable=code in (1006, 1011))
 
