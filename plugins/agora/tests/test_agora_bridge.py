@@ -245,9 +245,7 @@ async def test_a_message_a_reply_and_what_stands_beside_their_payloads(world: Br
             3,
         )
         assert (second.reply, second.payload, second.id) == (False, None, None)
-        await guest.client.request(
-            "agora.send", {"to": "ws-1", "payload": b"true", "stream_id": "s", "reply": True}
-        )
+        await guest.client.request("agora.send", {"to": "ws-1", "payload": b"true", "stream_id": "s", "reply": True})
         assert ws.one()["stream"] is False  # with a stream id and without this it would begin a stream
         await guest.client.emit("agora.send", {"to": "ws-1", "payload": b"1"})
         await guest.client.emit("agora.send", {"to": "ws-1", "payload": b"2", "reply": True})

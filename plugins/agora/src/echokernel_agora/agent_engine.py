@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 from msgspec import Raw
 
-from echokernel import ConnectionClosed, EchoError, InvalidArgument, event, rpc
+from echokernel import ConnectionClosed, EchoError, InvalidArgument, StreamClosed, event, rpc
 from echokernel_agora.bell import Bell
 from echokernel_agora.bridge import flush, list_agents, register, send, tell
 from echokernel_agora.bridge import leave as leave_router
@@ -55,6 +55,7 @@ FLUSH_FRAMES, FLUSH_BYTES = (
     32 * 1024,
 )  # messages for one receiver, after which it is asked whether they have gone on
 LEAVE_SECONDS = 1.0
+REASON_SECONDS = 1.0
 
 
 class _Inbox(Inbox):
@@ -348,10 +349,9 @@ class AgentEngine(Engine):
             out.done.answer(error=said)
             if self._session is not None and isinstance(said, AgoraError):  # else everything is told that it is lost
                 _, to, stream_id = key
-                got = Got(
-                    type="error", code=said.reason, message=str(said), stream_id=stream_id, request_id=out.request_id
-                )
-                got.to = to
+                text = str(said).removeprefix(f"{to}: ")
+                got = Got(type="error", code=said.reason, message=text, to=to, stream_id=stream_id)
+                got.request_id = out.request_id
                 self._take_error(got, 0)
         finally:
             if self._outs.get(key) is out:
@@ -359,22 +359,27 @@ class AgentEngine(Engine):
             out.call.close()
 
     async def _go_on(self, kind: str, key: tuple[str, str, str], fields: dict[str, Any], confirm: bool) -> str | None:
-        out = self._outs.get(key)
+        out, to = self._outs.get(key), key[1]
         if out is None:
-            raise ConnectionLost(f"{key[1]}: the stream was lost with its session", delivered=None)
+            raise ConnectionLost(f"{to}: the stream was lost with its session")
         with anyio.move_on_after(self._patience):
-            if kind.endswith("_chunk"):
-                await out.call.send(bytes(json_text(fields["chunk"], "the chunk")))
-                return None
-            if "error" in fields:
-                await out.call.send(bytes(json_text(fields["error"])))
-            await out.call.finish()
+            try:
+                if kind.endswith("_chunk"):
+                    await out.call.send(bytes(json_text(fields["chunk"], "the chunk")))
+                    return None
+                if "error" in fields:
+                    await out.call.send(bytes(json_text(fields["error"])))
+                await out.call.finish()
+            except StreamClosed:  # the router has stopped it, and says why
+                with anyio.move_on_after(REASON_SECONDS):
+                    await out.done.wait()
+                raise
             if not confirm:
                 return None
-            status: str = await self._answer(out.done, self.timeout, f"{key[1]}: no receipt")
+            status: str = await self._answer(out.done, self.timeout, f"{to}: no receipt")
             return status
         out.call.close()
-        raise ReceiverSlow(f"{key[1]}: it reads more slowly than it is sent to, for {self._patience:g} s", to=key[1])
+        raise ReceiverSlow(f"{to}: it reads more slowly than it is sent to, for {self._patience:g} s", to=to)
 
     async def list_all(self, capability: str | None, cards: bool) -> list[RouterRecord]:
         """Ask the router who is there."""

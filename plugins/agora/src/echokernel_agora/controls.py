@@ -44,6 +44,7 @@ class Control(msgspec.Struct, rename={"from_": "from"}):
     credit: int | None = None
     features: list[str] = []
     bytes: int = 0
+    reply: bool = False
     agents: list[Listed] = []
     cursor: str | None = None
     event: str = ""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from echokernel.tasks import Future
     from echokernel_agora.agents import Peer
     from echokernel_agora.bridge import AgoraBridge
+    from echokernel_agora.queues import AccountKey
 
 __all__ = ["Seat"]
 
@@ -39,6 +40,7 @@ MOST_CONTROLS = (
     256  # errors and changes of presence that wait for the session; then the router keeps them, 256 KiB at most
 )
 PROBE_SECONDS = 5.0
+UNDER_WAY = 1024 * 1024  # bytes to one receiver on all streams, each of which has a window: a quarter of what the router keeps
 POSTED_FRAMES = 1024  # messages for one receiver that came as events and wait for credit: as many as wait for one agent
 POSTED_BYTES = 4 * 1024 * 1024  # of them together
 _encode = msgspec.json.Encoder().encode
@@ -47,10 +49,11 @@ _encode = msgspec.json.Encoder().encode
 class _Sending:
     """A stream, or a message with a request, on its way to its outcome."""
 
-    __slots__ = ("done", "error", "id", "reply", "scope", "status", "stream_id", "to")
+    __slots__ = ("done", "error", "id", "key", "reply", "scope", "status", "stream_id", "to")
 
     def __init__(self, to: str, stream_id: str | None, id: str | None, reply: bool) -> None:
         self.to, self.stream_id, self.id, self.reply = to, stream_id, id, reply
+        self.key: AccountKey = to if stream_id is None else (to, reply, stream_id)
         self.error: EchoError | None = None
         self.status = ""
         self.scope: anyio.CancelScope | None = None
@@ -83,7 +86,8 @@ class Seat:
         self.is_over = False
         self._answers: list[Control] | None = None  # what the router says while it is told something
         self._window = 0
-        self._credit: dict[str, int] = {}
+        self._credit: dict[AccountKey, int] = {}  # what is left of a window, where it is not all of it
+        self._under_way: dict[str, int] = {}  # bytes, to each receiver
         self._waiting: dict[str, deque[Future[None]]] = {}
         self._turn = anyio.Lock(fast_acquire=True)  # for whoever waits for the rate: one task looks, the others queue
         self._sendings: dict[_Sending, None] = {}
@@ -101,7 +105,8 @@ class Seat:
         kind = control.type
         if kind == "credit":
             assert control.to is not None
-            self._grant(control.to, control.bytes)
+            to, stream_id = control.to, control.stream_id
+            self._grant(to, to if stream_id is None else (to, control.reply, stream_id), control.bytes)
         elif kind == "receipt":
             self._receipt(control)
         elif kind == "error":
@@ -180,7 +185,7 @@ class Seat:
             if answer.type == "error":
                 raise problem(answer)
             if answer.type == "registered":
-                self._window, self._credit = answer.credit or 0, {}
+                self._window = answer.credit or self._window  # an update changes nothing of what is under way
         return answers[0] if answers else Control("none")
 
     # --- sending to agents ---------------------------------------------------------------------------------------
@@ -206,7 +211,7 @@ class Seat:
             if self._posted_bytes + len(text) > POSTED_BYTES or (posts is not None and len(posts) >= POSTED_FRAMES):
                 slow = "too much waits for it already: send with a request, or call agora.flush now and then"
                 raise problem(Control("error", "receiver_slow", slow, to=message.to, id=message.id))
-            if posts is None and self._may_send(message.to) and not self._turn.locked() and not self.router.pause(self.peer):
+            if posts is None and self._may_send(sending) and not self._turn.locked() and not self.router.pause(self.peer):
                 self._check_size(sending, text)
                 self._give(sending, text)
                 return
@@ -337,7 +342,7 @@ class Seat:
         self._check_size(sending, text)
         while True:
             self._check()
-            if not self._may_send(to):
+            if not self._may_send(sending):
                 await self._wait_for_credit(to)
             elif not self._turn.locked() and not self.router.pause(self.peer):
                 break
@@ -346,7 +351,7 @@ class Seat:
                     while pause := self.router.pause(self.peer):  # noqa: ASYNC110 - it says itself how long
                         await anyio.sleep(pause)
                     self._check()
-                    if self._may_send(to):
+                    if self._may_send(sending):
                         break
         self._give(sending, text)
 
@@ -360,12 +365,15 @@ class Seat:
         if self.is_over:
             raise HandlerError("this session is no agent any more", code=Code.ABORTED)
 
-    def _may_send(self, to: str) -> bool:
-        return not self._window or self._credit.get(to, self._window) > 0
+    def _may_send(self, sending: _Sending) -> bool:
+        if not self._window:
+            return True
+        return self._credit.get(sending.key, 1) > 0 and self._under_way.get(sending.to, 0) < UNDER_WAY
 
     def _give(self, sending: _Sending, text: bytes) -> None:
         if self._window:
-            self._credit[sending.to] = self._credit.get(sending.to, self._window) - len(text)
+            self._credit[sending.key] = self._credit.get(sending.key, self._window) - len(text)
+            self._under_way[sending.to] = self._under_way.get(sending.to, 0) + len(text)
         before, self._answers = self._answers, []
         try:
             self.router.receive(self.peer, text)
@@ -392,16 +400,20 @@ class Seat:
             if not waiting and self._waiting.get(to) is waiting:
                 del self._waiting[to]
 
-    def _grant(self, to: str, size: int) -> None:
-        left = self._credit.get(to, self._window) + size
+    def _grant(self, to: str, key: AccountKey, size: int) -> None:
+        left = self._credit.get(key, self._window) + size
         if left >= self._window:
-            self._credit.pop(to, None)
+            self._credit.pop(key, None)
         else:
-            self._credit[to] = left
-        if left > 0:
-            for future in self._waiting.get(to, ()):
-                if not future.done():
-                    future.set_result(None)
+            self._credit[key] = left
+        under_way = self._under_way.get(to, 0) - size
+        if under_way > 0:
+            self._under_way[to] = under_way
+        else:
+            self._under_way.pop(to, None)
+        for future in self._waiting.get(to, ()):
+            if not future.done():
+                future.set_result(None)
 
     # --- what became of it ---------------------------------------------------------------------------------------
 

@@ -228,7 +228,7 @@ async def test_presence(serve) -> None:
         assert (event, agent.id) == ("gone", "b")
         del events
         await a.list()
-        assert not any(peer.watching for peer in lab.router.peers)
+        assert not lab.router._watchers
 
 
 async def test_a_lost_connection_loses_and_doubles_nothing(serve) -> None:
