@@ -140,6 +140,7 @@ class Session(TypedCalls, Store):
         self._until_connected: list[Future[None]] = []
         self._beginning: Task
         self._over: Future[None] | None = None
+        self._waiting_for_end: list[Future[None]] | None = None
         self._early: Early | None = None
         if connection.early or channel.phase is Phase.ASSUMED:
             self._early = Early(self, connection, channel, callbacks=node.is_told_of_sessions)
@@ -464,6 +465,20 @@ class Session(TypedCalls, Store):
                 pass
         await self._connection.close(code, reason)
 
+    async def wait_closed(self) -> EchoError:
+        """Wait until the session is over, and return why: what :attr:`closed` says from then on."""
+        if self.closed is None:
+            future: Future[None] = self._tasks.future()
+            if self._waiting_for_end is None:
+                self._waiting_for_end = []
+            self._waiting_for_end.append(future)
+            try:
+                await future
+            finally:
+                self._waiting_for_end.remove(future)
+        assert self.closed is not None
+        return self.closed
+
     async def _drain_out(self) -> None:
         """Wait until all that was put in, and all events that wait, are with the transport. Raises ConnectionClosed.
 
@@ -744,6 +759,9 @@ class Session(TypedCalls, Store):
         self._flows.fail(error)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
+        for waiting in self._waiting_for_end or ():
+            if not waiting.done():
+                waiting.set_result(None)
         if self._groups:
             self._group_table("leave").leave_all(self, self._groups)
 

@@ -220,6 +220,27 @@ async def test_a_peer_that_on_connect_refuses_learns_why_and_that_nothing_ran(is
         assert (caught.value.code, caught.value.retryable) == (Code.PERMISSION_DENIED, False)
 
 
+async def test_whoever_waits_for_the_end_of_a_session_is_told_why_it_came() -> None:
+    told: list[EchoError] = []
+
+    async def wait(session: Session) -> None:
+        told.append(await session.wait_closed())
+
+    async with connected() as nodes, anyio.create_task_group() as tasks:
+        session = nodes.session
+        with anyio.move_on_after(1):
+            await session.wait_closed()  # one that gives up waiting is no burden later
+        tasks.start_soon(wait, session)
+        tasks.start_soon(wait, session)
+        await anyio.sleep(1)
+        assert told == []
+        await nodes.client.session.close()
+        with anyio.fail_after(1):
+            assert await session.wait_closed() is session.closed
+            assert await session.wait_closed() is session.closed
+    assert told == [session.closed, session.closed]
+
+
 async def test_data_lives_on_sessions_and_contexts() -> None:
     async with connected() as nodes:
         for store in (nodes.session, nodes.server.context(), nodes.client.context()):

@@ -62,7 +62,12 @@ def refused(access: Access, request: Request) -> tuple[int, str]:
 )
 def test_a_token_says_who_it_is(headers: dict[str, str]) -> None:
     principal = Access(TOKENS).judge(asking(Host="router.example", **headers))
-    assert (principal.name, principal.ids, principal.operator, principal.anonymous) == ("team-a", ("team-a/*",), False, False)
+    assert (principal.name, principal.ids, principal.operator, principal.anonymous) == (
+        "team-a",
+        ("team-a/*",),
+        False,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +265,9 @@ async def test_no_token_is_in_any_log_line(caplog: pytest.LogCaptureFixture) -> 
             assert SECRET.encode() not in body
         metrics = (await fetch(server, "/metrics", {"Authorization": f"Bearer {OTHER}"}))[2].decode()
         snapshot = json.dumps(server.router.snapshot())
-    lines = [f"{record.getMessage()} {vars(record)}" for record in caplog.records if record.name.startswith("echokernel")]
+    lines = [
+        f"{record.getMessage()} {vars(record)}" for record in caplog.records if record.name.startswith("echokernel")
+    ]
     assert any("token_unknown" in line for line in lines)
     assert any("registered" in line and "'team-a/1'" in line for line in lines)
     for secret in (SECRET, encoded(SECRET), OTHER, payload):

@@ -5,6 +5,7 @@ Each case has a connection of its own, and a pair of agents beside it that must 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -119,10 +120,7 @@ BROKEN = {
     "a continuation after the end": frame(TEXT, b"{", fin=False) + frame(CONT, b"}") + frame(CONT, b"x"),
     "a text within a text": frame(TEXT, b"{", fin=False) + frame(TEXT, hello),
     "a close of one byte": frame(CLOSE, b"\x03"),
-    **{
-        f"close {code}": close(code)
-        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535)
-    },
+    **{f"close {code}": close(code) for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535)},
 }
 
 
@@ -135,16 +133,19 @@ async def test_what_breaks_the_protocol_is_closed_with_1002(case: str) -> None:
 
 
 async def test_a_fragmented_text_may_be_interleaved_with_control_frames() -> None:
-    async with watched() as (server, _):
-        async with await agent(server, "receiver") as receiver, await agent(server, "sender") as sender:
-            data, payload = message(3_000)
-            parts = [data[start : start + 300] for start in range(0, 3_000, 300)]
-            sender.send(frame(TEXT, parts[0], fin=False), frame(PING, b"amid"), frame(PONG, b"unasked"))
-            assert await sender.frame() == (PONG, b"amid")
-            sender.send(*(frame(CONT, part, fin=False) + frame(CONT, b"", fin=False) for part in parts[1:]))
-            sender.send(frame(PING, b"again"), frame(CONT))
-            assert await sender.frame() == (PONG, b"again")
-            assert await receiver.json() == {"type": "message", "from": "sender", "payload": payload}
+    async with (
+        watched() as (server, _),
+        await agent(server, "receiver") as receiver,
+        await agent(server, "sender") as sender,
+    ):
+        data, payload = message(3_000)
+        parts = [data[start : start + 300] for start in range(0, 3_000, 300)]
+        sender.send(frame(TEXT, parts[0], fin=False), frame(PING, b"amid"), frame(PONG, b"unasked"))
+        assert await sender.frame() == (PONG, b"amid")
+        sender.send(*(frame(CONT, part, fin=False) + frame(CONT, b"", fin=False) for part in parts[1:]))
+        sender.send(frame(PING, b"again"), frame(CONT))
+        assert await sender.frame() == (PONG, b"again")
+        assert await receiver.json() == {"type": "message", "from": "sender", "payload": payload}
 
 
 @pytest.mark.parametrize("step", [None, 1], ids=["whole", "bytes"])
@@ -203,14 +204,17 @@ async def test_what_is_not_utf8_is_closed_with_1007(case: str) -> None:
 
 
 async def test_what_is_utf8_arrives() -> None:
-    async with watched() as (server, _):
-        async with await agent(server, "receiver") as receiver, await agent(server, "sender") as sender:
-            for wanted in UTF8:
-                made = json.dumps({"type": "send", "to": "receiver", "payload": wanted}, ensure_ascii=False).encode()
-                for one, other in [(made, b""), *split_everywhere(made)]:
-                    sender.send(frame(TEXT, one, fin=False), frame(CONT, other))
-                for _ in range(len(made)):
-                    assert (await receiver.json())["payload"] == wanted
+    async with (
+        watched() as (server, _),
+        await agent(server, "receiver") as receiver,
+        await agent(server, "sender") as sender,
+    ):
+        for wanted in UTF8:
+            made = json.dumps({"type": "send", "to": "receiver", "payload": wanted}, ensure_ascii=False).encode()
+            for one, other in [(made, b""), *split_everywhere(made)]:
+                sender.send(frame(TEXT, one, fin=False), frame(CONT, other))
+            for _ in range(len(made)):
+                assert (await receiver.json())["payload"] == wanted
 
 
 async def test_what_is_not_utf8_fails_with_the_fragment_that_has_it() -> None:
@@ -253,14 +257,19 @@ async def test_a_reason_that_is_not_utf8_is_closed_with_1007() -> None:
 
 
 async def test_what_comes_behind_a_close_is_not_looked_at() -> None:
-    async with watched() as (server, _):
-        async with await agent(server, "receiver") as receiver, await agent(server, "sender") as sender:
-            before, payload = message(60)
-            sender.send(frame(TEXT, before), close(), frame(TEXT, message(70)[0]), frame(PING, b"x"), close(1001), b"\xff" * 99)
-            assert await sender.closed() == 1000
-            assert (await receiver.json())["payload"] == payload, "what stands before it counts"
-            receiver.send(frame(PING, b"that was all"))
-            assert await receiver.frame() == (PONG, b"that was all")
+    async with (
+        watched() as (server, _),
+        await agent(server, "receiver") as receiver,
+        await agent(server, "sender") as sender,
+    ):
+        before, payload = message(60)
+        sender.send(
+            frame(TEXT, before), close(), frame(TEXT, message(70)[0]), frame(PING, b"x"), close(1001), b"\xff" * 99
+        )
+        assert await sender.closed() == 1000
+        assert (await receiver.json())["payload"] == payload, "what stands before it counts"
+        receiver.send(frame(PING, b"that was all"))
+        assert await receiver.frame() == (PONG, b"that was all")
 
 
 async def test_a_close_amid_a_fragmented_text_is_an_error() -> None:
@@ -289,12 +298,26 @@ async def test_a_message_above_the_limit_is_closed_with_1009(sent: list[bytes]) 
         await pair.exchange()
 
 
+async def test_whoever_goes_on_sending_still_learns_why_it_is_closed() -> None:
+    async with watched() as (server, pair), await websocket(server) as raw:
+        raw.send(frame(TEXT, b"", length=10 * 2**20)[:10])
+        for _ in range(100):
+            raw.send(b"x" * 100_000)
+            await raw.writer.drain()
+            await asyncio.sleep(0)
+        assert await raw.closed() == 1009, "closing at once would have thrown it away"
+        await pair.exchange()
+
+
 async def test_fragments_below_the_limit_are_one_message() -> None:
-    async with watched() as (server, _):
-        async with await agent(server, "receiver") as receiver, await agent(server, "sender") as sender:
-            data, payload = message(2**20)
-            sender.send(frame(TEXT, data[: 2**19], fin=False), frame(CONT, data[2**19 :]))
-            assert (await receiver.json())["payload"] == payload
+    async with (
+        watched() as (server, _),
+        await agent(server, "receiver") as receiver,
+        await agent(server, "sender") as sender,
+    ):
+        data, payload = message(2**20)
+        sender.send(frame(TEXT, data[: 2**19], fin=False), frame(CONT, data[2**19 :]))
+        assert (await receiver.json())["payload"] == payload
 
 
 async def test_compression_is_not_agreed_to() -> None:

@@ -1,7 +1,9 @@
 """A WebSocket router for AI agents, bridged to the sessions of the node; and a client for agents in Python."""
 
 from echokernel_agora.access import Token
+from echokernel_agora.agent import AgoraAgent
 from echokernel_agora.agents import Outlet, Peer
+from echokernel_agora.bridge import AgoraBridge
 from echokernel_agora.client import AgoraClient
 from echokernel_agora.errors import (
     AgoraError,
@@ -35,6 +37,8 @@ from echokernel_agora.server import AgoraServer
 from echokernel_agora.service import AgoraService
 
 __all__ = [
+    "AgoraAgent",
+    "AgoraBridge",
     "AgoraClient",
     "AgoraError",
     "AgoraServer",

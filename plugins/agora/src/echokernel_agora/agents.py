@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from msgspec import Raw
 
     from echokernel_agora.principal import Principal
-    from echokernel_agora.queues import Account, Queue
+    from echokernel_agora.queues import Account, AccountKey, Queue
     from echokernel_agora.streams import Stream
 
 __all__ = ["Agent", "Outlet", "Peer"]
@@ -75,7 +75,7 @@ class Peer:
         self.limited_since: float | None = None
         self.bad: deque[float] | None = None
         self.told: dict[Any, None] | None = None  # streams which are not open and whose sender knows it
-        self.credit: dict[str, Account] | None = None  # by receiver, where it has the feature
+        self.credit: dict[AccountKey, Account] | None = None  # where it has the feature
 
 
 class Agent:

@@ -27,17 +27,17 @@ _RECORDS = TypeAdapter(list[RouterRecord])
 class AgoraClient:
     """One agent: ``async with AgoraClient("ws://127.0.0.1:8765/ws", id="agent-1") as client:``, on asyncio and trio.
 
-    ``name`` is what people read (by default the id), ``capabilities`` what others may look for, ``card`` an object that describes
-    the agent. ``token`` goes into the ``Authorization`` header; ``context`` is for ``wss://``. Entering the block connects and
-    registers, within ``timeout`` seconds. A lost connection is made again, with pauses of 50 ms to 5 s, until the block is left,
-    the router refuses this agent, or a newer connection takes its id (:class:`Replaced`); with the router's feature ``resume``
-    nothing is lost or doubled by that, as long as it lasts no longer than the router waits.
+    ``name`` is what people read (by default the id), ``capabilities`` what others may look for, ``card`` an object that
+    describes the agent. ``token`` goes into the ``Authorization`` header; ``context`` is for ``wss://``. Entering the block
+    connects and registers, within ``timeout`` seconds. A lost connection is made again, after pauses of 50 ms to 4 s, until
+    the block is left, the router refuses this agent, or a newer connection takes its id (:class:`Replaced`). With the router's
+    feature ``resume`` nothing is lost or doubled by that, as long as it lasts no longer than the router waits.
 
-    ``on_error`` hears of errors that nobody waits for, as those of plain ``send``; otherwise they are logged. What comes and is not
-    taken is bounded by 256 frames and 1 MiB: then the socket is not read until the program reads (with an answer awaited, 16
-    times as much comes in before). ``paced``: send a little less per second than a router takes by default.
+    ``on_error`` hears of errors that nobody waits for, as those of plain ``send``; otherwise they are logged. What comes and
+    is not taken is bounded by 256 frames and 1 MiB; then the socket is not read until the program reads (while an answer is
+    awaited, 16 times as much comes in before). ``paced``: send a little less per second than a router takes by default.
 
-    Raises InvalidArgument for what cannot be, and on entering TransportError, Unauthenticated, PermissionDenied or AgoraError.
+    Raises InvalidArgument for what cannot be; on entering also TransportError, Unauthenticated, PermissionDenied, AgoraError.
     """
 
     def __init__(
@@ -145,17 +145,18 @@ class AgoraClient:
     async def send(self, to: str, payload: Any = ABSENT, *, confirm: bool = False) -> str | None:
         """Send a message. ``payload`` is what JSON has, or a ``msgspec.Raw`` of JSON, which travels as it is.
 
-        It waits only where the receiver is slow (credit), or there is no connection: at most ``patience`` seconds, then ReceiverSlow
-        or ConnectionLost. What the router says against it goes to ``on_error``. With ``confirm`` it waits for the receipt and
-        returns ``delivered``, or ``stored`` where the receiver's connection is lost and may come back, and raises what the router
-        says: NoSuchAgent, ReceiverSlow, …; RequestTimeout.
+        It waits only where the receiver is slow (credit) or there is no connection, at most ``patience`` seconds: then
+        ReceiverSlow or ConnectionLost. What the router says against it goes to ``on_error``. With ``confirm`` it waits for the
+        receipt and returns ``delivered``, or ``stored`` where the receiver's connection is lost and may come back; and raises
+        what the router says, as NoSuchAgent or ReceiverSlow, or RequestTimeout.
         """
         return await self._running.post("send", to, {"payload": payload}, confirm=confirm)
 
     def stream(self, to: str, payload: Any = ABSENT, *, confirm: bool = False, reply: bool = False) -> MessageStream:
-        """Send a message in chunks: ``async with client.stream("agent-2", {"action": "say"}) as stream: await stream.send("…")``.
+        """Send a message in chunks: ``async with client.stream("agent-2") as stream: await stream.send("…")``.
 
-        With ``confirm``, leaving the block waits for the receipt of the end; with ``reply``, ``await stream.reply()`` is the answer.
+        With ``confirm``, leaving the block waits for the receipt of the end; with ``reply``, ``await stream.reply()`` is the
+        answer. Raises as :meth:`send` does.
         """
         engine, asked = self._running, None
         if reply:
@@ -173,7 +174,7 @@ class AgoraClient:
         return await self._running.request(to, payload, timeout)
 
     async def request_stream(self, to: str, payload: Any = ABSENT, *, timeout: float | None = None) -> ChunkStream:
-        """Send a message and return the chunks of the reply: ``async for chunk in await client.request_stream("llm", "Hello")``.
+        """Send a message and return the chunks of the reply: ``async for chunk in await client.request_stream("llm", "Hi")``.
 
         ``timeout`` bounds the wait for its beginning. Raises as :meth:`request` does.
         """
@@ -190,8 +191,9 @@ class AgoraClient:
     def presence(self) -> PresenceStream:
         """Return who comes and goes from now on: ``async for event, agent in client.presence()``.
 
-        ``event`` is ``online``, ``changed``, ``offline`` (it may come back) or ``gone``; ``missed``, with no agent, where a connection
-        was lost and events with it: ``list`` tells what is now. Raises InvalidArgument where the router has no presence.
+        ``event`` is ``online``, ``changed``, ``offline`` (it may come back) or ``gone``; ``missed``, with no agent, where a
+        connection was lost and events with it: ``list`` tells what is now. Raises InvalidArgument where the router has no
+        presence, when the first event is awaited.
         """
         return self._running.watch()
 
@@ -204,7 +206,7 @@ class _Inbox:
         return self
 
     async def __anext__(self) -> Message:
-        message = await self._engine.next_message()
+        message = await self._engine.inbox.next()
         if message is None:
             raise StopAsyncIteration
         return message

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from echokernel import InvalidArgument, ProtocolError
-from echokernel_agora.errors import TooLarge
+from echokernel_agora.errors import AgoraError, TooLarge, error_of
 from echokernel_protocol.agora import FrameError, field_text, parse_router_frame
 
-__all__ = ["ABSENT", "Conversation", "Got", "json_text", "value_of"]
+__all__ = ["ABSENT", "Conversation", "Got", "encoded", "json_text", "value_of"]
 
 FEATURES = ("receipt", "credit", "resume", "presence")
 MOST_FRAME = 1024 * 1024  # what a router takes by default; a longer one would close the connection
@@ -66,6 +67,18 @@ class Got(msgspec.Struct, rename={"from_": "from"}):
     status: str = ""
 
 
+    def as_error(self) -> AgoraError:
+        """Return what an ``error`` frame says."""
+        return error_of(
+            self.code,
+            self.message or "",
+            to=self.to,
+            stream_id=self.stream_id,
+            request_id=self.request_id,
+            retry_ms=self.retry_ms,
+        )
+
+
 _decode = msgspec.json.Decoder(Got).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -81,11 +94,29 @@ def json_text(value: object, what: str = "the payload") -> Raw:
         except UnicodeEncodeError:  # half a surrogate pair travels as an escape
             return Raw(json.dumps(value, separators=(",", ":"), allow_nan=False, default=_plain).encode())
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{what} has no JSON: {error}; wanted dict, list, str, numbers, bool or None") from error
+        wanted = "dict, list, str, numbers, bool, None, a dataclass or a model"
+        raise InvalidArgument(f"{what} has no JSON: {error}; wanted {wanted}") from error
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else msgspec.to_builtins(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"{type(value).__name__} is none of its types")
+
+
+def encoded(fields: dict[str, Any]) -> bytes:
+    """Return a frame; fields that are None or absent are left out. Raises InvalidArgument."""
+    written = {
+        name: value for name, value in fields.items() if value is not ABSENT and (value is not None or name == "payload")
+    }
+    for name in written.keys() & {"payload", "chunk"}:
+        written[name] = json_text(written[name], f"the {name}")
+    try:
+        return _encode(written)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:  # a surrogate in an id
+        raise InvalidArgument(f"{fields['type']}: {error}") from error
 
 
 def value_of(text: Raw | bytes) -> Any:

@@ -162,7 +162,9 @@ class Door(asyncio.BufferedProtocol):
             self.abort("nothing came")  # there is nobody to explain anything to
         else:
             seconds = self._hub.limits.handshake_timeout
-            self._refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, "timeout", f"the request was not complete within {seconds:g} s"))
+            self._refuse(
+                Refused(HTTPStatus.REQUEST_TIMEOUT, "timeout", f"the request was not complete within {seconds:g} s")
+            )
 
     def beat(self, now: float) -> None:
         pass

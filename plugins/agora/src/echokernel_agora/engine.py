@@ -6,19 +6,18 @@ import logging
 import secrets
 import ssl
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import msgspec
 
 from echokernel import EchoError, InvalidArgument, PermissionDenied, RequestTimeout, TransportError, Unauthenticated
 from echokernel_agora.bell import Bell
-from echokernel_agora.conversation import ABSENT, ACK_AFTER, Conversation, Got, json_text
-from echokernel_agora.errors import AgoraError, ConnectionLost, ReceiverSlow, Replaced, StreamAborted, error_of
+from echokernel_agora.conversation import ACK_AFTER, Conversation, Got, encoded
+from echokernel_agora.errors import AgoraError, ConnectionLost, ReceiverSlow, Replaced, lost
+from echokernel_agora.inbox import Inbox
 from echokernel_agora.link import Link, LinkClosed
-from echokernel_agora.messages import Asked, ChunkStream, Message, MessageStream, PresenceEvent, PresenceStream, Unread
+from echokernel_agora.messages import Asked, Message, MessageStream, PresenceEvent, PresenceStream, Unread
 from echokernel_agora.redial import Pace, Redial
 from echokernel_protocol.agora import RouterRecord
 
@@ -31,9 +30,6 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger("echokernel.agora.client")
 
-UNREAD_FRAMES = 256
-UNREAD_BYTES = 1024 * 1024  # then the socket is not read: the router waits, and tells those who send
-WAITED_FOR = 16  # times as much comes in while an answer is awaited, which may be behind it
 BACKLOG = 256 * 1024  # bytes that wait for the socket
 PING_AFTER = 20.0  # seconds of silence
 DEAD_AFTER = 10.0  # seconds without an answer
@@ -72,16 +68,19 @@ class Engine:
         self._confirms: dict[Any, Asked] = {}
         self._lists: dict[Any, Asked] = {}
         self._outgoing: dict[tuple[str, str, str], MessageStream] = {}
-        self._incoming: dict[tuple[str, bool, str], tuple[weakref.ref[ChunkStream], Unread]] = {}
         self._watching: weakref.WeakSet[PresenceStream] = weakref.WeakSet()
-        self._inbox: deque[tuple[Message, int]] = deque()
-        self._unread = Unread()
-        self._changed, self._arrived, self._read = Bell(tasks), Bell(tasks), Bell(tasks)
+        self._changed = Bell(tasks)
         self.first, self._over = Asked(Bell(tasks)), Asked(Bell(tasks))
         self.failure: Exception | None = None
         self.closed = False
+        self.inbox = Inbox(self)
 
     # -- connections -------------------------------------------------------------------------------------------------
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an answer is awaited."""
+        return bool(self._asked or self._confirms or self._lists)
 
     @property
     def connected(self) -> bool:
@@ -100,6 +99,7 @@ class Engine:
         self.closed = True
         self._wake()
         if self._link is not None:
+            self._acknowledge()  # what came is delivered, and its senders hear so
             self._link.say_goodbye()
             with anyio.move_on_after(1.0, shield=True):
                 await self._over.wait()
@@ -112,7 +112,7 @@ class Engine:
             began = self.tasks.now()
             try:
                 await self._talk()
-            except (EchoError, LinkClosed, TimeoutError) as problem:
+            except Exception as problem:
                 error = self._what(problem)
                 redial.connected(self.tasks.now() - began)
             refused = isinstance(error, AgoraError) and error.reason in REFUSED_FOR_GOOD
@@ -136,8 +136,11 @@ class Engine:
         """Return what the program hears of the end of a connection."""
         if isinstance(problem, TimeoutError):
             return TransportError(f"no answer from {self._uri.host}:{self._uri.port} within {self.timeout:g} s")
-        if not isinstance(problem, LinkClosed):
+        if isinstance(problem, EchoError):
             return problem
+        if not isinstance(problem, LinkClosed):  # a mistake of this module, or a router that says what no router says
+            logger.error("%s: %s", self.id, problem, exc_info=problem)
+            return ConnectionLost(f"the connection had to be given up: {type(problem).__name__}: {problem}")
         if problem.code == 4409:
             return Replaced(f"{self.id}: {problem.reason or 'a newer connection has this id'}")
         if problem.code in NO_WAY_BACK:
@@ -159,8 +162,8 @@ class Engine:
             while True:
                 for text in rest:
                     self._take(text)
-                while self._is_full() and not self.closed:
-                    await self._read.wait()
+                while self.inbox.is_full() and not self.closed:
+                    await self.inbox.room()
                 rest = await link.receive()
         finally:
             self._link = None
@@ -184,7 +187,7 @@ class Engine:
                     with anyio.move_on_after(0.2):  # a client that lost its id for good is told by the close
                         while True:
                             await link.receive()
-                    raise _error(got)
+                    raise got.as_error()
                 if got is not None and got.type == "registered":
                     again = conversation.registered(got)
                     if again is None and self.first.done:
@@ -199,7 +202,7 @@ class Engine:
         while True:
             await anyio.sleep(PING_AFTER / 4)
             silence = self.tasks.now() - link.heard_at
-            if self._is_full():
+            if self.inbox.is_full():
                 continue  # it is us who do not listen
             if silence > PING_AFTER + DEAD_AFTER:
                 await link.release()
@@ -208,19 +211,9 @@ class Engine:
 
     # -- what comes --------------------------------------------------------------------------------------------------
 
-    def _is_full(self) -> bool:
-        factor = WAITED_FOR if self._asked or self._confirms or self._lists else 1
-        return self._unread.frames > UNREAD_FRAMES * factor or self._unread.octets > UNREAD_BYTES * factor
-
-    def was_read(self) -> None:
-        """For messages and streams: the program took something."""
-        if not self._is_full():
-            self._read.ring()
-
     def _wake(self) -> None:
         self._changed.ring()
-        self._arrived.ring()
-        self._read.ring()
+        self.inbox.look()
         for each in list(self._watching):
             each.look()
 
@@ -248,61 +241,25 @@ class Engine:
     def _take_message(self, got: Got, size: int) -> None:
         is_reply = got.type == "reply"
         is_stream = bool(got.stream) or (is_reply and got.stream is None and got.stream_id is not None)
-        stream = self._new_stream((got.from_ or "", is_reply, got.stream_id or "")) if is_stream else None
-        message = Message(self, got, is_reply=is_reply, stream=stream)
+        message = Message(self, got, is_reply=is_reply, stream=self.inbox.open(got) if is_stream else None)
         asked = self._who_asked(message) if is_reply else None
         if asked is not None:
             message.sender = message.sender or asked.to
             asked.answer(message)
-            return
-        self._inbox.append((message, size))
-        self._unread.add(1, size)
-        self._arrived.ring()
+        else:
+            self.inbox.put(message, size)
+
+    def _take_chunk(self, got: Got, size: int) -> None:
+        self.inbox.chunk(got, size)
+
+    def _take_end(self, got: Got, size: int) -> None:
+        self.inbox.end(got)
 
     def _who_asked(self, message: Message) -> Asked | None:
         if message.request_id is not None:
             return self._asked.pop(message.request_id, None)
         candidates = [asked for asked in self._asked.values() if asked.to == message.sender and asked.sent]
         return self._asked.pop(candidates[0].name) if len(candidates) == 1 else None
-
-    def _new_stream(self, key: tuple[str, bool, str]) -> ChunkStream:
-        unread = Unread(self._unread)
-        stream = ChunkStream(self, unread)
-        us = weakref.ref(self)
-
-        def dropped(reference: weakref.ref[ChunkStream]) -> None:
-            engine = us()
-            if engine is not None:
-                unread.add(-unread.frames, -unread.octets)
-                known = engine._incoming.get(key)
-                if known is not None and known[0] is reference:
-                    engine.refuse_stream(*key)
-                engine.was_read()
-
-        self._incoming[key] = weakref.ref(stream, dropped), unread
-        return stream
-
-    def refuse_stream(self, sender: str, is_reply: bool, stream_id: str) -> None:
-        """For streams: nobody reads the rest of one."""
-        known = self._incoming.pop((sender, is_reply, stream_id), None)
-        if known is not None and (stream := known[0]()) is not None:
-            stream.end()
-        if self._link is not None and self.extended:
-            fields = {"type": "stop", "from": sender, "stream_id": stream_id, "reply": True if is_reply else None}
-            self._link.write(encoded(fields))
-
-    def _take_chunk(self, got: Got, size: int) -> None:
-        known = self._incoming.get((got.from_ or "", got.type == "reply_chunk", got.stream_id or ""))
-        if known is not None and (stream := known[0]()) is not None:
-            stream.put(got.chunk, size)
-
-    def _take_end(self, got: Got, size: int) -> None:
-        known = self._incoming.pop((got.from_ or "", got.type == "reply_end", got.stream_id or ""), None)
-        if known is not None and (stream := known[0]()) is not None:
-            why = got.error
-            stream.end(
-                error_of(why.code, why.message or "", kind=StreamAborted, stream_id=got.stream_id) if why is not None else None
-            )
 
     def _take_agents(self, got: Got, size: int) -> None:
         asked = self._lists.pop(next(iter(self._lists), None) if got.id is None else got.id, None)  # one of the seed: in order
@@ -322,7 +279,7 @@ class Engine:
         self._changed.ring()
 
     def _take_error(self, got: Got, size: int) -> None:
-        error = _error(got)
+        error = got.as_error()
         if got.code == "rate_limited" and error.retry_after is not None:
             self._pace.hold(error.retry_after)
         asked = self._confirms.pop(got.id, None) or self._lists.pop(got.id, None) or self._asked.pop(got.request_id, None)
@@ -334,12 +291,18 @@ class Engine:
             if stream is not None:
                 stream.fail(error)
                 heard = True
+                for waiting in list(self._confirms.values()):  # for the receipt of its end
+                    if (waiting.to, waiting.stream_id) == (got.to, got.stream_id):
+                        waiting.answer(error=error)
         self._changed.ring()
         if not heard and got.from_ is None:  # with `from` it is about a stream that was refused and had ended already
-            if self._on_error is not None:
-                self._on_error(error)
-            else:
+            if self._on_error is None:
                 logger.warning("%s: %s: %s", self.id, error.reason, error)
+                return
+            try:
+                self._on_error(error)
+            except Exception:
+                logger.exception("%s: on_error failed", self.id)
 
     _HANDLERS: dict[str, Callable[[Engine, Got, int], None]] = {  # noqa: RUF012  # never changed
         "message": _take_message,
@@ -362,29 +325,18 @@ class Engine:
             for name, asked in list(table.items()):
                 if asked.sent or everything:
                     del table[name]
-                    asked.answer(error=_lost(error, delivered=None if asked.sent else False))
+                    asked.answer(error=lost(error, delivered=None if asked.sent else False))
         for stream in list(self._outgoing.values()):
             if stream.sent or everything:
-                stream.fail(_lost(error))
-        for reference, _ in self._incoming.values():
-            if (incoming := reference()) is not None:
-                incoming.end(_lost(error))
-        self._incoming.clear()
-
-    async def next_message(self) -> Message | None:
-        """Return the next message; None when the client is closed. Raises as :meth:`messages` does."""
-        while not self._inbox:
-            if self.failure is not None:
-                raise self.failure
-            if self.closed:
-                return None
-            await self._arrived.wait()
-        message, size = self._inbox.popleft()
-        self._unread.add(-1, -size)
-        self.was_read()
-        return message
+                stream.fail(lost(error))
+        self.inbox.end_all(lost(error))
 
     # -- what goes ---------------------------------------------------------------------------------------------------
+
+    def tell(self, fields: dict[str, Any], feature: str | None = None) -> None:
+        """Tell the router something, if there is a connection and it knows that."""
+        if self._link is not None and self.extended and (feature is None or feature in self.features):
+            self._link.write(encoded(fields))
 
     def new_id(self, letter: str) -> str:
         """Return an id that no other client makes."""
@@ -400,7 +352,7 @@ class Engine:
                     check()
                 link = self._link
                 if self.failure is not None or self.closed:
-                    raise _lost(self.failure or ConnectionLost("the client was closed"), delivered=False)
+                    raise lost(self.failure or ConnectionLost("the client was closed"), delivered=False)
                 if link is None:
                     why = "there is no connection to the router"
                 elif link.backlog > BACKLOG:
@@ -435,8 +387,9 @@ class Engine:
         if confirm:
             if self.connected and "receipt" not in self.features:
                 raise InvalidArgument("this router gives no receipts; send without confirm=True")
-            asked = Asked(Bell(self.tasks), self.new_id("c"), to)
+            asked = Asked(Bell(self.tasks), self.new_id("c"), to, fields.get("stream_id"))
             self._confirms[asked.name] = asked
+            self.inbox.was_read()
         try:
             frame = encoded({"type": kind, "to": to, "id": asked.name if asked else None, **fields})
             link = await self._room(to, check)
@@ -483,6 +436,7 @@ class Engine:
             else:
                 payload = {**payload, "request_id": name}
         asked = self._asked[name] = Asked(Bell(self.tasks), name, to)
+        self.inbox.was_read()  # more comes in while an answer is awaited
         return asked, payload
 
     async def request(self, to: str, payload: Any, timeout: float | None) -> Message:
@@ -517,6 +471,7 @@ class Engine:
         asked = Asked(Bell(self.tasks), self.new_id("l"))
         link = await self._room("", None)
         self._lists[asked.name] = asked
+        self.inbox.was_read()
         link.write(encoded({"type": "list", "id": asked.name, **fields}))
         asked.sent = True
         try:
@@ -527,7 +482,7 @@ class Engine:
 
     def watch(self) -> PresenceStream:
         """Let the router tell who comes and goes."""
-        unread = Unread(self._unread)
+        unread = Unread(self.inbox.unread)
         stream = PresenceStream(self, unread)
         us = weakref.ref(self)
 
@@ -535,14 +490,13 @@ class Engine:
             engine = us()
             if engine is not None:
                 unread.add(-unread.frames, 0)
-                engine.was_read()
-                if not engine._watching and engine._link is not None and "presence" in engine.features:
-                    engine._link.write(encoded({"type": "unwatch"}))
+                engine.inbox.was_read()
+                if not engine._watching:
+                    engine.tell({"type": "unwatch"}, "presence")
 
         weakref.finalize(stream, dropped).atexit = False
         self._watching.add(stream)
-        if self._link is not None and "presence" in self.features:
-            self._link.write(encoded({"type": "watch"}))
+        self.tell({"type": "watch"}, "presence")
         return stream
 
     def _watch_again(self, link: Link) -> None:
@@ -550,29 +504,3 @@ class Engine:
             link.write(encoded({"type": "watch"}))
         for each in list(self._watching):
             each.put(PresenceEvent("missed", None))
-
-
-def encoded(fields: dict[str, Any]) -> bytes:
-    """Return a frame; fields that are None or absent are left out. Raises InvalidArgument."""
-    written = {name: value for name, value in fields.items() if (value is not None and value is not ABSENT) or name == "payload"}
-    if written.get("payload", ABSENT) is ABSENT:
-        written.pop("payload", None)
-    for name in written.keys() & {"payload", "chunk"}:
-        written[name] = json_text(written[name], f"the {name}")
-    try:
-        return msgspec.json.encode(written)
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:  # a surrogate in an id
-        raise InvalidArgument(f"{fields['type']}: {error}") from error
-
-
-def _error(got: Got) -> AgoraError:
-    return error_of(
-        got.code, got.message or "", to=got.to, stream_id=got.stream_id, request_id=got.request_id, retry_ms=got.retry_ms
-    )
-
-
-def _lost(error: Exception, *, delivered: bool | None = None) -> AgoraError:
-    """Return what somebody is told whose connection ended: a new exception, for each has a traceback of its own."""
-    if isinstance(error, Replaced):
-        return Replaced(str(error))
-    return ConnectionLost(f"{error}; {'nothing was sent' if delivered is False else 'it may have been delivered'}", delivered=delivered)

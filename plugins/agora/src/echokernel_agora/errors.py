@@ -31,6 +31,7 @@ __all__ = [
     "TooLarge",
     "TooManyStreams",
     "error_of",
+    "lost",
 ]
 
 
@@ -209,7 +210,7 @@ def error_of(
 ) -> AgoraError:
     """Return the exception for a code of the router's; ``kind`` for one that has none of its own."""
     made = _CLASSES.get(reason, kind)
-    text = f"{to}: {message}" if to and to not in message else message
+    text = f"{to}: {message}" if to else message
     return made(
         text or reason,
         reason=reason,
@@ -218,3 +219,11 @@ def error_of(
         request_id=request_id,
         retry_after=None if retry_ms is None else retry_ms / 1000,
     )
+
+
+def lost(error: Exception, *, delivered: bool | None = None) -> AgoraError:
+    """Return what somebody is told whose connection ended: a new exception, for each has a traceback of its own."""
+    if isinstance(error, Replaced):
+        return Replaced(str(error))
+    what = "nothing was sent" if delivered is False else "what was sent may have been delivered"
+    return ConnectionLost(f"{error}; {what}", delivered=delivered)

@@ -27,7 +27,12 @@ CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}  # not the machine's
+TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}  # not the machine's
 
 
 class RequestHead:
@@ -92,8 +97,11 @@ def explain(request: Request) -> Refused | None:
     if request.method != "GET":
         return _wrong_method(request.method)
     if request.protocol != "HTTP/1.1":
-        return _bad("handshake", f"a WebSocket begins with GET over HTTP/1.1, and this request is {request.protocol}; a proxy "
-                    "in between has to pass HTTP/1.1 on")
+        return _bad(
+            "handshake",
+            f"a WebSocket begins with GET over HTTP/1.1, and this request is {request.protocol}; a proxy "
+            "in between has to pass HTTP/1.1 on",
+        )
     if upgrade != ["websocket"] or "upgrade" not in connection:
         return _bad(
             "handshake",
@@ -205,7 +213,9 @@ def _bad(why: str, text: str) -> Refused:
 
 
 def _too_large() -> Refused:
-    return Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head", f"the headers are more than {MAX_HEAD // 1024} KiB")
+    return Refused(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head", f"the headers are more than {MAX_HEAD // 1024} KiB"
+    )
 
 
 def _wrong_method(method: str) -> Refused:

@@ -55,6 +55,8 @@ class Hub:
         self.busy = False
         """Something flushes at the end of what goes on now."""
         self.dirty: list[Flushed] = []
+        self._recent: set[Flushed] = set()
+        self._later: list[Flushed] = []
         self.latency = Histogram()
         self.connections: set[Beating] = set()
         self.waiting: Counter[str] = Counter()
@@ -87,23 +89,40 @@ class Hub:
         return 0.0 if self._batches % SAMPLE else time.perf_counter()
 
     def end(self, began: float) -> None:
-        """Write what the batch made, once for each connection."""
+        """Write what the batch made, once for each connection.
+
+        One that was written to in this turn of the loop already waits for the next: where many send to one, it gets what
+        all of them sent in one piece, and where one sends to one, nothing waits.
+        """
         self.busy = False
         dirty, self.dirty = self.dirty, []
+        recent = self._recent
+        if dirty and not recent:
+            self.loop.call_soon(self._next_turn)
         for each in dirty:
-            each.flush()
+            if each in recent:
+                self._later.append(each)
+            else:
+                recent.add(each)
+                each.flush()
         if began:
             self.latency.observe(time.perf_counter() - began)
 
     def touch(self, each: Flushed) -> None:
         """``each`` has something to write: at the end of the batch, or soon."""
-        if not self.dirty and not self.busy:
-            self.loop.call_soon(self._flush_soon)
-        self.dirty.append(each)
+        if self.busy:
+            self.dirty.append(each)
+        else:
+            if not self._recent:
+                self.loop.call_soon(self._next_turn)
+            self._recent.add(each)
+            self._later.append(each)
 
-    def _flush_soon(self) -> None:
-        if not self.busy:
-            self.end(0.0)
+    def _next_turn(self) -> None:
+        self._recent.clear()
+        later, self._later = self._later, []
+        for each in later:
+            each.flush()
 
     # --- the wheel -------------------------------------------------------------------------------------------------
 

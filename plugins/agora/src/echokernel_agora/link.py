@@ -109,8 +109,8 @@ class Link:
             if texts:
                 return texts
             if protocol.state is State.CLOSED or protocol.close_expected():
-                code = protocol.close_code
-                raise LinkClosed(1006 if code is None else code, protocol.close_reason or "")
+                close = protocol.close_rcvd  # what the other side said, also where this side said something before
+                raise LinkClosed(1006, "no goodbye") if close is None else LinkClosed(int(close.code), close.reason)
             try:
                 await _feed(self._stream, protocol)
             except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:

@@ -27,7 +27,7 @@ GOODBYE_SECONDS = 2.0  # for the end of a stream whose sender was cancelled
 
 
 class PresenceEvent(NamedTuple):
-    """An agent came or left. ``event``: ``online changed offline gone``, and ``missed`` with no agent after a lost connection."""
+    """``event``: ``online changed offline gone``; or ``missed``, with no agent, after a lost connection."""
 
     event: str
     agent: RouterRecord | None
@@ -77,7 +77,7 @@ class ChunkStream:
             await self._bell.wait()
         text, size = self._chunks.popleft()
         self._unread.add(-1, -size)
-        self._engine.was_read()
+        self._engine.inbox.was_read()
         chunk: str = value_of(text)
         return chunk
 
@@ -144,7 +144,7 @@ class Message:
     async def stop(self) -> None:
         """Refuse the rest of the stream: its sender gets ``stream_stopped``."""
         if self._stream is not None and not self._stream.ended:
-            self._engine.refuse_stream(self.sender, self.is_reply, self.stream_id or "")
+            self._engine.inbox.refuse(self.sender, self.is_reply, self.stream_id or "")
 
     async def reply(self, payload: Any = ABSENT, *, confirm: bool = False) -> str | None:
         """Answer with a payload, as ``AgoraClient.send`` sends one. Raises as that does."""
@@ -171,10 +171,10 @@ class Message:
 class Asked:
     """Something that an answer is awaited for."""
 
-    __slots__ = ("bell", "done", "error", "name", "sent", "to", "value")
+    __slots__ = ("bell", "done", "error", "name", "sent", "stream_id", "to", "value")
 
-    def __init__(self, bell: Bell, name: Any = None, to: str = "") -> None:
-        self.bell, self.name, self.to = bell, name, to
+    def __init__(self, bell: Bell, name: Any = None, to: str = "", stream_id: str | None = None) -> None:
+        self.bell, self.name, self.to, self.stream_id = bell, name, to, stream_id
         self.sent = self.done = False
         self.value: Any = None
         self.error: Exception | None = None
@@ -212,7 +212,7 @@ class PresenceStream:
                 raise InvalidArgument("this router tells nobody who comes and goes; ask with client.list()")
             await self._bell.wait()
         self._unread.add(-1, 0)
-        self._engine.was_read()
+        self._engine.inbox.was_read()
         return self._events.popleft()
 
     def put(self, event: PresenceEvent) -> None:
@@ -247,7 +247,7 @@ class MessageStream:
         self._engine, self._payload, self._confirm = engine, payload, confirm
         self._request_id, self._asked = request_id, asked
         self._failure: AgoraError | None = None
-        self._open = False
+        self._open = self._told = False
         self.kind = kind
         """``send`` or ``reply``."""
         self.sent = False
@@ -300,6 +300,8 @@ class MessageStream:
         fields: dict[str, Any] = {"stream_id": self.stream_id}
         try:
             if exc is None:
+                if self._told:
+                    return
                 self._check()
                 await self._engine.post(f"{self.kind}_end", self.to, fields, confirm=self._confirm, check=self._check)
                 self._check()
@@ -315,6 +317,7 @@ class MessageStream:
 
     def _check(self) -> None:
         if self._failure is not None:
+            self._told = True
             raise self._failure
 
     def fail(self, error: AgoraError) -> None:

@@ -1,4 +1,4 @@
-"""The hooks of this plugin: the service ``agora``."""
+"""The hooks of this plugin: the service ``agora``, the command of the same name, and what sessions ask the router."""
 
 from __future__ import annotations
 
@@ -17,6 +17,21 @@ def echokernel_services(registry: Registry) -> None:
     from echokernel_agora.settings import AgoraSettings
 
     registry.service("agora", _service, settings=AgoraSettings)
+
+
+@hookimpl
+def echokernel_handlers(registry: Registry) -> None:
+    from echokernel_agora.bridge import HANDLERS
+
+    for handler in HANDLERS:
+        registry.handler(handler)
+
+
+@hookimpl
+def echokernel_commands(registry: Registry) -> None:
+    from echokernel_agora.commands import AgoraCommand
+
+    registry.command(AgoraCommand())
 
 
 def _service(settings: AgoraSettings) -> AgoraService:

@@ -10,17 +10,24 @@ if TYPE_CHECKING:
     from echokernel_agora.agents import Agent
     from echokernel_agora.streams import Stream
 
-__all__ = ["Account", "Held", "Lanes", "Log", "Parcel", "Queue"]
+__all__ = ["Account", "AccountKey", "Held", "Lanes", "Log", "Parcel", "Queue"]
 
 TURN_BYTES = 64 * 1024  # of one sender before the next one's turn: what a browser draws in one go anyway
 
 
+AccountKey = str | tuple[str, bool, str | None]
+
+
 class Account:
-    """What a sender with credit may send to one receiver: bytes that are under way, and bytes to be granted again."""
+    """What a sender with credit may send to one receiver: bytes that are under way, and bytes to be granted again.
 
-    __slots__ = ("to_grant", "under_way")
+    ``key``: the receiver; or receiver, whether it is a reply, and stream id, of a sender that can pause each of its streams.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("key", "to_grant", "under_way")
+
+    def __init__(self, key: AccountKey) -> None:
+        self.key = key
         self.under_way = self.to_grant = 0
 
 

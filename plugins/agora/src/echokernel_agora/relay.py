@@ -19,7 +19,7 @@ from echokernel_agora.frames import (
     request_id_in,
     request_id_of,
 )
-from echokernel_agora.queues import Account, Held, Lanes, Log, Parcel
+from echokernel_agora.queues import Account, AccountKey, Held, Lanes, Log, Parcel
 from echokernel_agora.streams import Key, Stream
 from echokernel_agora.texts import KINDS, NAMES, REPLIES, Texts, starts
 
@@ -146,7 +146,7 @@ class Relay:
         if sender.peer is not None and sender.peer.features:
             self._tell_outcome(sender.peer, parcel.to, parcel.id, "delivered")
         if parcel.account is not None:
-            self._pay_back(sender.peer, parcel.to, parcel.account, parcel.cost)
+            self._pay_back(sender.peer, parcel.account, parcel.cost)
 
     def _count_delivered(self, agent: Agent, size: int) -> None:
         self._counters.delivered += 1
@@ -164,7 +164,7 @@ class Relay:
             return
         self._counters.errored += 1
         if parcel.account is not None:
-            self._pay_back(sender.peer, parcel.to, parcel.account, parcel.cost)
+            self._pay_back(sender.peer, parcel.account, parcel.cost)
         if stream is None:
             self.tell_error(sender, code, message, to=parcel.to, id=parcel.id, request_id=request_id_in(parcel.data))
         elif not stream.failed:
@@ -206,6 +206,11 @@ class Relay:
             stream.sender.outgoing.discard(stream)
         if stream.receiver.incoming is not None:
             stream.receiver.incoming.discard(stream)
+        peer = stream.sender.peer
+        if peer is not None and peer.credit is not None and peer.outlet.holds:
+            account = peer.credit.get(stream.key[1:])
+            if account is not None and not account.under_way:
+                self._close_account(peer, account)
 
     # -- from one connection -----------------------------------------------------------------------------------------
 
@@ -222,7 +227,8 @@ class Relay:
             if agent is None:
                 raise Refused("not_registered", "register first: the receiver has to know who sends")
             if peer.credit is not None:
-                account = self._charge(peer.credit, frame.to, size)
+                key = _account_key(frame, kind in REPLIES) if peer.outlet.holds else frame.to
+                account = self._charge(peer.credit, key, size)
             if (limited := self.limited(peer, size)) is not None:
                 raise limited
             target = self._agents.get(frame.to)
@@ -240,7 +246,7 @@ class Relay:
         except Refused as refused:
             self._refuse(peer, frame, kind, refused, stream)
             if account is not None:
-                self._pay_back(peer, frame.to, account, size)
+                self._pay_back(peer, account, size)
 
     def _deliver(
         self,
@@ -261,7 +267,7 @@ class Relay:
                 if peer.features:
                     self._tell_outcome(peer, target.id, id, "delivered")
                     if account is not None:
-                        self._pay_back(peer, target.id, account, cost)
+                        self._pay_back(peer, account, cost)
                 return
             receiver.blocked_since = self._monotonic()
         parcel = Parcel(data, kind, target.id, agent, stream, id, account, cost)
@@ -375,10 +381,8 @@ class Relay:
     def limited(self, peer: Peer, size: int, weight: float = 1.0) -> Refused | None:
         """Take a frame of ``size`` bytes, and of the work of ``weight`` frames, out of what a connection may send now."""
         limits, now = self._limits, self._monotonic()
-        passed = now - peer.refilled_at
+        frames, octets = self._left(peer, now)
         peer.refilled_at = now
-        frames = min(peer.frames_left + passed * limits.frame_rate, limits.frame_burst)
-        octets = min(peer.bytes_left + passed * limits.byte_rate, 2 * limits.byte_rate)
         if frames >= 1 and octets > 0:
             peer.frames_left, peer.bytes_left = frames - weight, octets - size
             if peer.limited_since is not None and frames > limits.frame_burst / 2 and octets > limits.byte_rate:
@@ -389,12 +393,24 @@ class Relay:
             peer.limited_since = now
         elif now - peer.limited_since > limits.rate_patience:
             peer.outlet.close(1008, f"over the rate for {limits.rate_patience:g} s")
-        wait = max((1 - frames) / limits.frame_rate, -octets / limits.byte_rate)
         return Refused(
             "rate_limited",
             f"at most {limits.frame_rate:g} frames and {limits.byte_rate:g} bytes per second",
-            retry_ms=max(1, round(wait * 1000)),
+            retry_ms=max(1, round(self._refilled_in(frames, octets) * 1000)),
         )
+
+    def pause(self, peer: Peer) -> float:
+        """Return in how many seconds a connection may send a frame; 0: now."""
+        frames, octets = self._left(peer, self._monotonic())
+        return 0.0 if frames >= 1 and octets > 0 else max(0.001, self._refilled_in(frames, octets))
+
+    def _left(self, peer: Peer, now: float) -> tuple[float, float]:
+        limits, passed = self._limits, now - peer.refilled_at
+        frames = min(peer.frames_left + passed * limits.frame_rate, limits.frame_burst)
+        return frames, min(peer.bytes_left + passed * limits.byte_rate, 2 * limits.byte_rate)
+
+    def _refilled_in(self, frames: float, octets: float) -> float:
+        return max((1 - frames) / self._limits.frame_rate, -octets / self._limits.byte_rate)
 
     def _within_pair(self, agent: Agent, target: Agent) -> None:
         most = self._limits.self_per_minute if target is agent else self._limits.pair_per_minute
@@ -416,10 +432,10 @@ class Relay:
             )
         count[1] += 1
 
-    def _charge(self, credit: dict[str, Account], to: str, size: int) -> Account:
-        account = credit.get(to)
+    def _charge(self, credit: dict[AccountKey, Account], key: AccountKey, size: int) -> Account:
+        account = credit.get(key)
         if account is None:
-            account = credit[to] = Account()
+            account = credit[key] = Account(key)
         before = account.under_way + account.to_grant
         account.under_way += size
         if before >= self._limits.credit_window:
@@ -432,17 +448,35 @@ class Relay:
         account.under_way -= cost
         account.to_grant += cost
 
-    def _pay_back(self, peer: Peer | None, to: str, account: Account, cost: int) -> None:
+    def _pay_back(self, peer: Peer | None, account: Account, cost: int) -> None:
         self._pay_back_later(account, cost)
-        if peer is None or peer.credit is None or peer.credit.get(to) is not account:
+        if peer is None or peer.credit is None or peer.credit.get(account.key) is not account:
             return  # of a connection that is gone: a new one begins with all its credit
         if account.to_grant >= self._limits.credit_window // 4:
-            self._grant(peer, to, account)
-        if len(peer.credit) > MOST_ACCOUNTS and not account.under_way:
-            if account.to_grant:
-                self._grant(peer, to, account)
-            del peer.credit[to]
+            self._grant(peer, account)
+        if not account.under_way and (len(peer.credit) > MOST_ACCOUNTS or self._is_over(peer, account)):
+            self._close_account(peer, account)
 
-    def _grant(self, peer: Peer, to: str, account: Account) -> None:
+    def _is_over(self, peer: Peer, account: Account) -> bool:
+        """Whether it is the account of a stream that has ended."""
+        return type(account.key) is tuple and (peer.agent is None or (peer.agent.id, *account.key) not in self.streams)
+
+    def _close_account(self, peer: Peer, account: Account) -> None:
+        if account.to_grant:
+            self._grant(peer, account)
+        assert peer.credit is not None
+        del peer.credit[account.key]
+
+    def _grant(self, peer: Peer, account: Account) -> None:
         granted, account.to_grant = account.to_grant, 0
-        self.answer(peer, encode({"type": "credit", "to": to, "bytes": granted}))
+        fields: dict[str, Any] = {"type": "credit", "to": account.key, "bytes": granted}
+        if type(account.key) is tuple:
+            fields["to"], fields["reply"], fields["stream_id"] = account.key
+        self.answer(peer, encode(fields))
+
+
+def _account_key(frame: Any, reply: bool) -> AccountKey:
+    """Return what a sender whose streams can pause each by itself has credit for."""
+    if isinstance(frame, Send) and not starts(frame, reply):
+        return frame.to
+    return frame.to, reply, frame.stream_id

@@ -29,6 +29,7 @@ from echokernel_agora.listing import listing, shown, shown_stream, totals, waiti
 from echokernel_agora.principal import LOCAL, Principal
 from echokernel_agora.queues import Held, Log, Parcel
 from echokernel_agora.relay import Relay
+from echokernel_agora.streams import Stream
 
 __all__ = ["FEATURES", "OnEvent", "Router"]
 
@@ -128,6 +129,21 @@ class Router:
         agent = peer.agent
         if agent is not None and isinstance(agent.queue, Held) and agent.queue.settle(parcel):
             self._relay.delivered(parcel, agent)
+
+    def lose(self, peer: Peer, parcel: Parcel, code: str, message: str) -> None:
+        """Hear from an outlet with ``holds`` that a parcel will not go to the agent; its sender is told."""
+        agent = peer.agent
+        if agent is not None and isinstance(agent.queue, Held) and agent.queue.settle(parcel):
+            self._relay.lost(parcel, code, message)
+
+    def stop(self, stream: Stream, code: str, message: str) -> None:
+        """Hear from an outlet with ``holds`` that the agent wants no more of a stream; its sender is told, if it goes on."""
+        if not stream.failed and self._relay.streams.get(stream.key) is stream:
+            self._relay.fail(stream, code, message)
+
+    def pause(self, peer: Peer) -> float:
+        """Return in how many seconds a connection is within its rate with one more frame; 0: now."""
+        return self._relay.pause(peer)
 
     def detach(self, peer: Peer, *, resumable: bool = False, reason: str = "") -> None:
         """Forget a connection. ``resumable``: it was lost, and an agent with ``resume`` may come back."""

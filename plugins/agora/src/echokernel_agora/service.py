@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from echokernel_agora.bridge import AgoraBridge
 from echokernel_agora.server import AgoraServer
 
 if TYPE_CHECKING:
@@ -21,13 +22,17 @@ class AgoraService:
 
     def __init__(self, server: AgoraServer) -> None:
         self.server = server
+        self.bridge = AgoraBridge(server.router)
+        """Lets the node's sessions be agents, too."""
 
     async def start(self, context: ServerContext) -> None:
         """Listen. Raises ConfigError on trio, TransportError where the address cannot be had."""
         await self.server.start()
+        await self.bridge.start(context)
 
     async def stop(self) -> None:
         """Let waiting frames go out, close the connections: at most 4.5 s."""
+        await self.bridge.stop()
         await self.server.stop()
 
 
