@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 from contextlib import suppress
 
 import pytest
@@ -103,6 +105,38 @@ async def test_the_page_can_run_nothing_but_its_own_scripts(page: Page, console:
     assert left == "Agora console,0"
     await page.complains("TrustedHTML")
     page.problems.clear()
+
+
+ROUTER = """
+import asyncio
+from echokernel_agora import AgoraServer
+
+async def main():
+    async with AgoraServer(listen="127.0.0.1:0") as server:
+        print(server.address.port, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_router_that_says_nothing_counts_as_lost(page: Page) -> None:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", ROUTER, stdout=pipe)
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            port = int(await process.stdout.readline())
+        await watch(page, f"http://127.0.0.1:{port}/")
+        process.send_signal(signal.SIGSTOP)
+        await page.until("document.getElementById('lost').checkVisibility()")
+        assert "it said nothing" in await page.evaluate("document.getElementById('lost-text').innerText")
+        process.send_signal(signal.SIGCONT)
+        await page.until("document.body.dataset.state === 'live'")
+    finally:
+        process.kill()
+        await process.wait()
+    page.problems.clear()  # the browser complains about each connection that failed
 
 
 async def test_it_says_when_the_router_is_away_and_comes_back(page: Page) -> None:
