@@ -37,6 +37,7 @@ OnEvent = Callable[[str, Mapping[str, object]], None]
 
 FEATURES = frozenset({"receipt", "credit", "resume", "presence"})
 TAKEOVER_SECONDS = 10.0
+ACK_WEIGHT = 0.05  # of a frame, against the rate: who gets many frames has many to acknowledge
 BAD_SECONDS = 10.0
 
 
@@ -112,7 +113,7 @@ class Router:
             self._relay.relay(peer, frame, len(text))
         elif self.strict_seed and kind is not Register and kind is not Listing:
             self._refuse_bad(peer, "`type` is none of the seed's")
-        elif self._admit(peer):
+        elif self._admit(peer, ACK_WEIGHT if kind is Ack else 1.0):
             self._handlers[kind](peer, frame)
 
     def refuse(self, peer: Peer, code: str, message: str) -> None:

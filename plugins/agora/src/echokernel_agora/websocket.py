@@ -177,10 +177,8 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def write(self, frame: bytes) -> bool:
         """Take one text frame; False: nothing was taken, the router's :meth:`drain` will be called."""
-        if self._paused:
-            return False
-        if not self._open:
-            return True  # it is over, and the router hears of it in a moment
+        if self._paused or not self._open:
+            return False  # where it is over, the router hears of it in a moment, and tells whoever sent this
         size = len(frame)
         # a frame that a server sends is its length and the payload: no mask, no fragments, no extensions
         if size < 126:
