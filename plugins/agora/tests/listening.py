@@ -210,7 +210,7 @@ async def fetch(
 async def until(condition: Any, seconds: float = SECONDS) -> None:
     """Wait until ``condition()`` holds."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # what is looked at has no event
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -308,8 +308,12 @@ async def test_an_address_may_hold_so_many_connections_that_register_nobody(monk
 
 
 @pytest.mark.anyio
-async def test_far_too_many_connections_are_dropped_without_an_answer() -> None:
-    async with watched(limits=Limits(connections=2)) as (server, pair):
+@pytest.mark.parametrize("limits", [Limits(connections=2), Limits(unregistered_per_address=2)])
+async def test_far_too_many_connections_are_dropped_without_an_answer(
+    limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("echokernel_agora.hub.is_local", lambda address: False)
+    async with watched(limits=limits) as (server, pair):
         crowd = await asyncio.gather(*(Raw.dial(server) for _ in range(80)))
         crowd[-1].send(request())
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):

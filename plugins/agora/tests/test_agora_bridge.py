@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,6 +24,7 @@ from echokernel import (
 from echokernel.testing import JsonSerializer, connected, virtual_time_backends
 from echokernel_agora import AgoraBridge, Principal, Router
 from echokernel_agora.bridge import HANDLERS, principal_of
+from echokernel_agora.controls import _ERRORS
 from echokernel_protocol.codes import Code
 
 pytestmark = pytest.mark.anyio
@@ -438,3 +441,10 @@ async def test_overload_is_the_kernels_error_for_it(world: BridgeWorld) -> None:
             with pytest.raises(Overloaded, match="too_many_streams"):
                 async with guest.stream("ws-1", "s2") as second:
                     await second.result()
+
+
+def test_the_page_has_every_code_with_its_error() -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "guide" / "agora-bridge.md"
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| `(\w+)` \| `([A-Z_]+)` \|$", page.read_text("utf-8"), flags=re.M)
+    table = {code: (kind, name) for codes, kind, name in rows for code in re.findall(r"\w+", codes)}
+    assert table == {code: (kind.__name__, number.name) for code, (kind, number) in _ERRORS.items()}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ from listening import (
     watched,
     websocket,
 )
+
+from echokernel_agora import AgoraServer
 
 pytestmark = pytest.mark.anyio
 
@@ -340,3 +344,50 @@ async def test_a_connection_that_ends_without_a_close_is_gone() -> None:
         await raw.leave()
         await until(lambda: "short" not in server.router.agents)
         await pair.exchange()
+
+
+# --- at random -------------------------------------------------------------------------------------------------------
+
+
+async def test_mutated_connections_end_and_leave_no_trace(caplog: pytest.LogCaptureFixture) -> None:
+    chance = random.Random(6455)
+    head = request()
+    whole = b"".join(
+        [
+            head,
+            frame(TEXT, b'{"type":"register","id":"mutant","name":"x"}'),
+            frame(PING, b"abc"),
+            frame(TEXT, b'{"type":"list", "x":"\xc3', fin=False) + frame(PING) + frame(CONT, b'\xa9"}'),
+            close(1000),
+        ]
+    )
+
+    async def connect(server: AgoraServer) -> None:
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 6)):
+            at = chance.randrange(chance.choice([0, len(head)]), len(data))
+            kind = chance.randrange(3)
+            if kind == 0:
+                data[at] = chance.randrange(256)
+            elif kind == 1:
+                del data[at : at + chance.randint(1, 5)]
+            else:
+                data[at:at] = chance.randbytes(chance.randint(1, 8))
+        async with await Raw.dial(server) as raw:
+            try:
+                await raw.dribble(bytes(data), chance.choice([7, 64, 1_000, 1_000]))
+                raw.writer.write_eof()
+                async with asyncio.timeout(5):
+                    await raw.reader.read(-1)  # whatever it was, there is an end
+            except OSError:
+                pass
+
+    async with watched() as (server, pair):
+        for _ in range(10):
+            await asyncio.gather(*(connect(server) for _ in range(20)))
+            await pair.exchange()
+        hub = server._hub
+        assert hub is not None
+        await until(lambda: len(hub.connections) == 2)
+        assert len(server.router.peers) == 2
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]

@@ -269,6 +269,31 @@ async def test_who_reads_nothing_for_too_long_is_closed_with_1013() -> None:
         assert server._hub.closes[1013] == 1  # type: ignore[union-attr]
 
 
+async def test_one_that_floods_the_router_is_heard_once_in_a_turn_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, turn = asyncio.get_running_loop(), 0
+    heard: list[int] = []
+    receive = WebSocket.receive
+
+    def counting(self: WebSocket, data: bytes) -> None:
+        heard.append(turn)
+        receive(self, data)
+
+    def next_turn() -> None:
+        nonlocal turn
+        turn += 1
+        loop.call_soon(next_turn)
+
+    async with watched() as (server, _), await websocket(server) as flood:
+        flood.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        monkeypatch.setattr(WebSocket, "receive", counting)
+        next_turn()
+        flood.send(frame(PONG, b"x" * 125) * 8_000)  # 1 MB
+        await flood.writer.drain()
+        await until(lambda: len(heard) >= 20)
+        assert len(set(heard)) == len(heard)
+        monkeypatch.undo()
+
+
 async def test_frames_of_one_batch_leave_in_one_piece() -> None:
     async with (
         watched() as (server, _),

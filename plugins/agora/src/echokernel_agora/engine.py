@@ -249,12 +249,6 @@ class Engine:
         else:
             self.inbox.put(message, size)
 
-    def _take_chunk(self, got: Got, size: int) -> None:
-        self.inbox.chunk(got, size)
-
-    def _take_end(self, got: Got, size: int) -> None:
-        self.inbox.end(got)
-
     def _who_asked(self, message: Message) -> Asked | None:
         if message.request_id is not None:
             return self._asked.pop(message.request_id, None)
@@ -274,9 +268,6 @@ class Engine:
     def _take_presence(self, got: Got, size: int) -> None:
         for each in list(self._watching):
             each.put(PresenceEvent(got.event, RouterRecord.model_validate_json(bytes(got.agent))))
-
-    def _take_room(self, got: Got, size: int) -> None:
-        self._changed.ring()
 
     def _take_error(self, got: Got, size: int) -> None:
         error = got.as_error()
@@ -307,15 +298,15 @@ class Engine:
     _HANDLERS: dict[str, Callable[[Engine, Got, int], None]] = {  # noqa: RUF012  # never changed
         "message": _take_message,
         "reply": _take_message,
-        "message_chunk": _take_chunk,
-        "reply_chunk": _take_chunk,
-        "message_end": _take_end,
-        "reply_end": _take_end,
+        "message_chunk": lambda engine, got, size: engine.inbox.chunk(got, size),
+        "reply_chunk": lambda engine, got, size: engine.inbox.chunk(got, size),
+        "message_end": lambda engine, got, size: engine.inbox.end(got),
+        "reply_end": lambda engine, got, size: engine.inbox.end(got),
         "agents": _take_agents,
         "receipt": _take_receipt,
         "presence": _take_presence,
-        "credit": _take_room,
-        "pong": _take_room,
+        "credit": lambda engine, got, size: engine._changed.ring(),
+        "pong": lambda engine, got, size: engine._changed.ring(),
         "error": _take_error,
     }
 
@@ -343,29 +334,38 @@ class Engine:
         self._serial += 1
         return f"{letter}-{self._prefix}-{self._serial}"
 
+    def _way(self, to: str) -> Link | str | float:
+        """Return the connection on which a frame may go to an agent now; or why none may; or in how many seconds."""
+        if self.failure is not None or self.closed:
+            raise lost(self.failure or ConnectionLost("the client was closed"), delivered=False)
+        link = self._link
+        if link is None:
+            return "there is no connection to the router"
+        if link.backlog > BACKLOG:
+            return "the router does not read"
+        blocked = self._conversation.blocked(to)
+        if blocked:
+            return blocked
+        pause = self._pace.pause(now=self.tasks.now()) if self._paced and self.extended else 0.0
+        return pause or link
+
     async def _room(self, to: str, check: Callable[[], None] | None) -> Link:
         """Wait until a frame may be sent to an agent, at most ``patience`` seconds."""
         why = ""
+        way = self._way(to)
+        if isinstance(way, Link):  # a scope with a deadline costs more than all of this
+            return way
         with anyio.move_on_after(self._patience):
-            while True:
+            while not isinstance(way, Link):
+                if isinstance(way, float):
+                    await anyio.sleep(way)
+                else:
+                    why = way
+                    await self._changed.wait()
                 if check is not None:
                     check()
-                link = self._link
-                if self.failure is not None or self.closed:
-                    raise lost(self.failure or ConnectionLost("the client was closed"), delivered=False)
-                if link is None:
-                    why = "there is no connection to the router"
-                elif link.backlog > BACKLOG:
-                    why = "the router does not read"
-                else:
-                    why = self._conversation.blocked(to)
-                    if not why:
-                        pause = self._pace.pause(now=self.tasks.now()) if self._paced and self.extended else 0.0
-                        if pause <= 0:
-                            return link
-                        await anyio.sleep(pause)
-                        continue
-                await self._changed.wait()
+                way = self._way(to)
+            return way
         if self._link is None:
             raise ConnectionLost(f"{to}: {why}, for {self._patience:g} s; nothing was sent", delivered=False)
         raise ReceiverSlow(f"{to}: {why}, for {self._patience:g} s; nothing was sent", to=to)
@@ -403,13 +403,6 @@ class Engine:
         finally:
             if asked is not None:
                 self._confirms.pop(asked.name, None)
-
-    async def try_post(self, kind: str, to: str, fields: dict[str, Any]) -> None:
-        """For streams: as ``post``, where nobody wants to hear that it failed."""
-        try:
-            await self.post(kind, to, fields)
-        except EchoError:
-            pass
 
     async def _answer(self, asked: Asked, timeout: float, what: str) -> Any:
         with anyio.move_on_after(timeout):

@@ -14,7 +14,7 @@ from echokernel_agora.limits import Limits
 
 __all__ = ["Beating", "Flushed", "Hub", "is_local"]
 
-READ_SIZE = 64 * 1024  # bytes at a time: 250 frames of 256 bytes, a few ms of work, then it is somebody else's turn
+READ_SIZE = 32 * 1024  # bytes at a time: 125 frames of 256 bytes, 2 or 3 ms of work, then it is somebody else's turn
 SLOTS = 10  # of the wheel: each tick looks at one, so 5,000 pings never go out at once
 TICK = 0.1  # s; each connection is looked at once a second
 SAMPLE = 32  # one batch of so many is timed
@@ -49,6 +49,8 @@ class Hub:
         tick: float = TICK,
     ) -> None:
         self.limits, self.loop, self.on_event = limits, loop, on_event
+        self.reads_on = "uvloop" in type(loop).__module__
+        """The loop reads one connection up to 32 times before it looks at the next one."""
         self.buffer = bytearray(READ_SIZE)
         """One for all connections: filled and read within one callback of the loop."""
         self.view = memoryview(self.buffer)
@@ -175,16 +177,13 @@ class Hub:
 
     # --- counts ----------------------------------------------------------------------------------------------------
 
-    def is_full(self, open_sockets: int) -> bool:
-        return open_sockets >= self.limits.connections
-
-    def is_crowded(self, address: str) -> bool:
+    def is_crowded(self, address: str, *, spare: int = 0) -> bool:
         """Whether an address has too many connections that registered nobody.
 
         Programs of this machine are not counted by address: they share it with a proxy's clients, and a restart brings
         hundreds of them back at once.
         """
-        return not is_local(address) and self.waiting[address] > self.limits.unregistered_per_address
+        return self.waiting[address] > self.limits.unregistered_per_address + spare and not is_local(address)
 
     def arrived(self, address: str) -> None:
         self.waiting[address] += 1

@@ -167,8 +167,8 @@ class AgoraServer:
         self._close_sockets()
         for each in list(hub.connections):
             if isinstance(each, WebSocket):
-                each.resume_reading()
                 each.close(GOING_AWAY, "the router restarts")
+                each.resume_reading()  # for the answer
         await hub.wait_empty(GOODBYE_SECONDS)
         hub.abort_all(hub.connections, "the router stops")
         if self._ticker is not None:
@@ -205,8 +205,10 @@ class AgoraServer:
             self._hub.end(0.0)
 
     def _has_queued(self, hub: Hub) -> bool:
-        waiting = any(isinstance(each, WebSocket) and each.has_unwritten for each in hub.connections)
-        return waiting or any(agent["queue_frames"] for agent in self.router.snapshot()["agents"])
+        """Whether something is still on its way out. What a receiver with ``resume`` has not acknowledged is not."""
+        if any(isinstance(each, WebSocket) and each.has_unwritten for each in hub.connections):
+            return True
+        return any(peer.blocked_since is not None for peer in self.router.peers)
 
     def _close_sockets(self) -> None:
         for server in self._servers:

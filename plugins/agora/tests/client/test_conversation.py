@@ -167,6 +167,28 @@ def test_lost_connections_lose_and_double_nothing(seed: int) -> None:
     assert got == {"a": sent["b"], "b": sent["a"]}
 
 
+def test_a_frame_that_comes_twice_is_taken_once() -> None:
+    conversation = agent("a")
+    Wire(Router(), conversation)
+    text = b'{"type":"message","from":"b","payload":1,"seq":1}'
+    assert conversation.receive(text) is not None
+    assert conversation.receive(text) is None
+
+
+def test_what_is_sent_again_is_paid_from_the_new_credit() -> None:
+    router = Router(Limits(credit_window=1000))
+    a, b = Wire(router, agent("a")), Wire(router, agent("b"))
+    while not a.conversation.blocked("b"):
+        a.conversation.relay("b", encoded({"type": "send", "to": "b", "payload": "x" * 100}))
+    a.cut()
+    again = Wire(router, a.conversation)
+    assert again.again is not None
+    assert len(again.again) == 8
+    assert a.conversation.blocked("b"), "the router counts them, too"
+    assert len(payloads(b.take())) == 8
+    assert [got.code for got in again.take() if got.type == "error"] == []
+
+
 def test_a_router_that_forgot_is_noticed() -> None:
     conversation = agent("a")
     first = Wire(Router(), conversation)
