@@ -8,18 +8,20 @@ const PAGE = matchMedia("(max-width: 760px)").matches ? 40 : 200; // rows at fir
 const QUEUE = { queue_frames: 1024, queue_bytes: 1024 * 1024 }; // what a router allows unless its snapshot says otherwise
 
 const collator = new Intl.Collator("en", { numeric: true });
-const byId = (one, other) => collator.compare(one.id, other.id);
-const byText = (value) => (one, other) => collator.compare(value(one), value(other)) || byId(one, other);
-const mostFirst = (value) => (one, other) => value(other) - value(one) || byId(one, other);
+const upwards = (one, other) => collator.compare(one, other);
+const downwards = (one, other) => (one < other ? 1 : one > other ? -1 : 0);
 const traffic = (agent) => rates.get(agent.id)?.get().reduce((sum, value) => sum + value, 0) ?? 0;
 const ORDERS = {
-  id: byId,
-  name: byText((agent) => agent.name),
-  newest: (one, other) => collator.compare(other.registered_at, one.registered_at) || byId(one, other),
-  queue: mostFirst((agent) => agent.queue_bytes ?? 0),
-  traffic: mostFirst(traffic),
-  errors: mostFirst((agent) => agent.errors ?? 0),
+  id: [(agent) => agent.id, upwards],
+  name: [(agent) => agent.name, upwards],
+  newest: [(agent) => agent.registered_at, downwards],
+  queue: [(agent) => agent.queue_bytes ?? 0, downwards],
+  traffic: [traffic, downwards],
+  errors: [(agent) => agent.errors ?? 0, downwards],
 };
+// What is compared is asked for once; equals stay in the order in which they registered.
+const sorted = (agents, [value, compare]) =>
+  agents.map((agent) => [value(agent), agent]).sort(([one], [other]) => compare(one, other)).map(([, agent]) => agent);
 const MOVING = new Set(["queue", "traffic", "errors"]); // they change by the second
 
 const rates = new Map();
@@ -57,7 +59,7 @@ const text = (agent) => [agent.id, agent.name, agent.state, agent.transport, age
 function refresh({ hold = true } = {}) {
   const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const order = $("sort").value;
-  const found = latest.agents.filter((agent) => words.every((word) => text(agent).includes(word))).sort(ORDERS[order]);
+  const found = sorted(latest.agents.filter((agent) => words.every((word) => text(agent).includes(word))), ORDERS[order]);
   const visibleOnes = found.slice(0, shown);
   // Rows do not move under a pointer or a keyboard's focus.
   const busy = $("agents").matches(":hover") || $("agents").contains(document.activeElement);

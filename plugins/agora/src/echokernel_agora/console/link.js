@@ -16,6 +16,7 @@ export function base64url(text) {
   return btoa(binary).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
+// Relative, as all addresses here: a proxy may have put the router below a path of its own.
 // A browser fails a handshake whose subprotocols nobody answered, so without a token none are offered.
 export function open(path) {
   const url = new URL(path, location.href);
@@ -42,7 +43,7 @@ export class Feed {
 
   start() {
     clearTimeout(this.#timer);
-    const socket = (this.#socket = open("/console"));
+    const socket = (this.#socket = open("console"));
     let opened = false;
     this.state("connecting");
     this.#watch();
@@ -114,7 +115,7 @@ export class Feed {
 async function ask() {
   try {
     const headers = token.value ? { Authorization: `Bearer ${token.value}` } : {};
-    const answer = await fetch("/metrics", { headers, cache: "no-store", redirect: "error", signal: AbortSignal.timeout(5000) });
+    const answer = await fetch("metrics", { headers, cache: "no-store", redirect: "error", signal: AbortSignal.timeout(5000) });
     return { status: answer.status, text: answer.ok ? "" : (await answer.text()).slice(0, 500).trim() };
   } catch {
     return null;

@@ -110,7 +110,7 @@ function register(id) {
     socket.close();
     gone({ reason: "it is sent as somebody else now" });
   }
-  const mine = (socket = open("/ws"));
+  const mine = (socket = open("ws"));
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => { mine.close(); reject(new Error("the router did not answer within 10 seconds")); }, REGISTER_WAIT);
     mine.onopen = () => mine.send(JSON.stringify({ type: "register", id, name: "Console" }));
@@ -195,8 +195,9 @@ function failed(frame) {
 
 function begin(to, what, sent = true) {
   const status = element("span", "status"), log = element("div", "log");
-  const node = element("li", "", element("div", "exchange", element("span", "arrow", sent ? "to " : "from "), element("bdi", "mono", visible(to)),
+  const node = element("div", "", element("div", "exchange", element("span", "arrow", sent ? "to " : "from "), element("bdi", "mono", visible(to)),
     element("span", "what", ` · ${what} · ${clock(new Date())}`)), status, log);
+  status.setAttribute("role", "status");
   const exchange = { id: sent ? `c${(serial += 1)}-${Date.now().toString(36)}` : null, to, streamId: null, node, log, status };
   exchanges.push(exchange);
   for (const old of exchanges.splice(0, exchanges.length - EXCHANGES)) old.node.remove();
@@ -222,7 +223,7 @@ function heading(frame, kind, state) {
 function openBlock(key, exchange, frame, kind) {
   const head = heading(frame, kind, "streaming"), body = element("pre", "stream"), stop = element("button", "quiet", "Stop");
   stop.type = "button";
-  const block = { key, body, note: head.note, stop, count: 0, length: 0, waiting: "", exchange, node: element("div", "block", head, body) };
+  const block = { key, body, note: head.note, stop, count: 0, length: 0, waiting: "", scheduled: false, exchange, node: element("div", "block", head, body) };
   mark(block.note, "data-kind", "wait");
   stop.addEventListener("click", () => {
     socket?.send(JSON.stringify({ type: "stop", from: frame.from, stream_id: frame.stream_id, ...(kind === "reply" && { reply: true }) }));
@@ -236,15 +237,17 @@ function openBlock(key, exchange, frame, kind) {
   return block;
 }
 
-// Chunks of one frame of the screen become one text node.
+// Chunks of one frame of the screen become one text node. A page in the background draws nothing, so what waits is bounded, too.
 function append(block, chunk) {
   block.count += 1;
-  if (!block.waiting) requestAnimationFrame(() => flush(block));
-  block.waiting += chunk || "\u200c"; // an empty chunk asks for a drawing, too
+  if (block.length + block.waiting.length < STREAM_TEXT) block.waiting += chunk;
+  if (!block.scheduled) requestAnimationFrame(() => flush(block));
+  block.scheduled = true;
 }
 
 function flush(block) {
-  const text = block.waiting.replaceAll("\u200c", "").slice(0, Math.max(0, STREAM_TEXT - block.length));
+  const text = block.waiting.slice(0, STREAM_TEXT - block.length);
+  block.scheduled = false;
   block.waiting = "";
   block.length += text.length;
   if (text) block.body.append(visibleLines(text));
@@ -255,6 +258,7 @@ function flush(block) {
 }
 
 function endBlock(block, text, kind) {
+  flush(block);
   if (blocks.get(block.key) === block) blocks.delete(block.key);
   write(block.note, `${text} · ${number(block.count)} chunks`);
   mark(block.note, "data-kind", kind);
