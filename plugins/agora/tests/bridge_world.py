@@ -21,7 +21,7 @@ __all__ = ["BridgeWorld", "Guest", "until"]
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     """Wait until something is so."""
     with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await anyio.sleep(0.005)
 
 

@@ -116,7 +116,7 @@ async def test_streams_in_both_directions_and_streamed_replies(world: BridgeWorl
         async with a.stream("ws-1", confirm=True) as stream:
             await stream.send('"\n')
         assert [each["type"] for each in ws.got] == ["message", "message_chunk", "message_end"]
-        with pytest.raises(ValueError, match="half"):  # noqa: PT012
+        with pytest.raises(ValueError, match="half"):
             async with a.stream("ws-1") as stream:
                 await stream.send("x")
                 raise ValueError("half")
@@ -142,7 +142,7 @@ async def test_what_goes_wrong_is_raised_or_told(world: BridgeWorld) -> None:
             await a.send("nobody", 1, confirm=True)
         with pytest.raises(NoSuchAgent):
             await a.request("nobody", 1)
-        with pytest.raises(NoSuchAgent):  # noqa: PT012
+        with pytest.raises(NoSuchAgent):
             async with a.stream("nobody") as stream:
                 await anyio.sleep(0.1)
                 await stream.send("x")
@@ -155,14 +155,14 @@ async def test_what_goes_wrong_is_raised_or_told(world: BridgeWorld) -> None:
             await a.send("ws-1", float("nan"))
         with pytest.raises(InvalidArgument, match="1 to 128"):
             await a.send("", 1)
-        with pytest.raises(StreamRefused, match="^ws-1: its receiver wants no more"):  # noqa: PT012, RUF043
+        with pytest.raises(StreamRefused, match="^ws-1: its receiver wants no more"):  # noqa: RUF043
             async with a.stream("ws-1") as stream:
                 await stream.send("x")
                 await until(lambda: ws.got and "chunk" in ws.got[-1])
                 ws.say("stop", from_="a", stream_id=stream.stream_id)
                 await anyio.sleep(0.1)
                 await stream.send("y")
-        with pytest.raises(ReceiverGone):  # noqa: PT012
+        with pytest.raises(ReceiverGone):
             async with a.stream("ws-1") as stream:
                 await anyio.sleep(0.1)
                 ws.leave()
@@ -177,7 +177,7 @@ async def test_a_stream_that_nobody_reads_is_held_back_and_one_that_is_stopped_e
 
         async def push() -> None:
             nonlocal sent
-            with pytest.raises(StreamRefused):  # noqa: PT012
+            with pytest.raises(StreamRefused):
                 async with a.stream("b") as stream:
                     while True:
                         await stream.send("x" * 8_000)
@@ -204,7 +204,7 @@ async def test_messages_to_an_agent_that_does_not_read_wait_and_then_fail(world:
     ws = world.agent("ws-1")
     async with an_agent(world, "a", patience=1.0) as a:
         ws.stop_reading()
-        with pytest.raises(ReceiverSlow):  # noqa: PT012
+        with pytest.raises(ReceiverSlow):
             for number in range(2000):
                 await a.send("ws-1", [number, "x" * 1000])
         ws.read_on()

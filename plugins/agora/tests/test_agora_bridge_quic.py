@@ -109,7 +109,7 @@ async def test_who_does_not_read_pauses_who_sends_and_an_abort_crosses_at_once(s
 
             async def push() -> None:
                 nonlocal sent
-                with pytest.raises(ValueError, match="enough"):  # noqa: PT012
+                with pytest.raises(ValueError, match="enough"):
                     async with a.stream("b") as stream:
                         while sent < 2000:
                             await stream.send(f"{sent} " + "x" * 8_000)
@@ -130,7 +130,7 @@ async def test_who_does_not_read_pauses_who_sends_and_an_abort_crosses_at_once(s
             assert (await anext(b.messages())).payload == "beside it"
             assert time.perf_counter() - began < 1
             number = 0
-            with pytest.raises(StreamAborted):  # noqa: PT012
+            with pytest.raises(StreamAborted):
                 async for chunk in message.chunks():
                     assert int(chunk.split()[0]) == number
                     number += 1
@@ -139,7 +139,7 @@ async def test_who_does_not_read_pauses_who_sends_and_an_abort_crosses_at_once(s
         ws = world.agent("ws-1")
         async with AgoraAgent(first, id="c") as c:
             aborted = 0.0
-            with pytest.raises(ValueError, match="now"):  # noqa: PT012
+            with pytest.raises(ValueError, match="now"):
                 async with c.stream("ws-1") as stream:
                     await stream.send("x")
                     await until(lambda: ws.got and "chunk" in ws.got[-1])
@@ -165,7 +165,7 @@ async def test_a_node_from_a_configuration_has_a_bridge(
     async with build_server(load_config(str(tmp_path / "node.toml"), environ={})) as server:
         service = next(each for each in server._services if isinstance(each, AgoraService))
         dialling = EchoClient.builder().serializer(serializer).connect(server.addresses[0])
-        async with dialling as client, AgoraAgent(client, id="quic-1") as agent:  # noqa: SIM117
+        async with dialling as client, AgoraAgent(client, id="quic-1") as agent:
             async with AgoraClient(service.server.url, id="ws-1", card={"v": 1}) as other:
                 assert [each.id for each in await agent.list()] == ["quic-1", "ws-1"]
                 assert await agent.send("ws-1", {"x": 1}, confirm=True) == "delivered"

@@ -349,7 +349,7 @@ async def test_a_stream_to_nobody_and_two_of_one_name_fail_at_once(world: Bridge
                     await second.result()
             assert await first.result() == "delivered"  # and it is none the worse for it
         for wrong in (b"1", b"[]", b"{}", b'{"code":1}', b'"a","to":"other"', b""):
-            with pytest.raises(InvalidArgument):  # noqa: PT012
+            with pytest.raises(InvalidArgument):
                 async with guest.stream("ws-1", "bad") as call:
                     await call.send(wrong)
                     await call.result()
