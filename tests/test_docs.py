@@ -172,7 +172,7 @@ def test_the_configurations_of_a_page_are_valid(page: Path, quickstart: Path, mo
         if block.mark == "config":
             file = quickstart / f"from-line-{block.line}.toml"
             file.write_text(block.code, "utf-8")
-            load_config(file, environ={"CHAT_TOKEN": "s3cret"})
+            load_config(file, environ={"CHAT_TOKEN": "s3cret", "AGORA_TOKEN": "s3cret-of-team-a"})
 
 
 @pytest.mark.slow  # and the pages name a port, so that two cannot run at a time

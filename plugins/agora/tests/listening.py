@@ -62,7 +62,10 @@ def request(path: str = "/ws", headers: dict[str, str | None] | None = None, lin
         "Sec-WebSocket-Version": "13",
         **(headers or {}),
     }
-    lines = [line or f"GET {path} HTTP/1.1", *(f"{key}: {value}" for key, value in all_headers.items() if value is not None)]
+    lines = [
+        line or f"GET {path} HTTP/1.1",
+        *(f"{key}: {value}" for key, value in all_headers.items() if value is not None),
+    ]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
@@ -194,7 +197,11 @@ async def fetch(
 ) -> tuple[int, dict[str, str], bytes]:
     """Return (status, headers, body) of a plain request."""
     async with await Raw.dial(server) as raw:
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{key}: {value}" for key, value in (headers or {}).items())]
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            f"Host: {host}",
+            *(f"{key}: {value}" for key, value in (headers or {}).items()),
+        ]
         raw.send("\r\n".join([*lines, "", ""]).encode())
         status, found = await raw.response()
         return status, found, await raw.body()

@@ -62,7 +62,12 @@ def refused(access: Access, request: Request) -> tuple[int, str]:
 )
 def test_a_token_says_who_it_is(headers: dict[str, str]) -> None:
     principal = Access(TOKENS).judge(asking(Host="router.example", **headers))
-    assert (principal.name, principal.ids, principal.operator, principal.anonymous) == ("team-a", ("team-a/*",), False, False)
+    assert (principal.name, principal.ids, principal.operator, principal.anonymous) == (
+        "team-a",
+        ("team-a/*",),
+        False,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +265,9 @@ async def test_no_token_is_in_any_log_line(caplog: pytest.LogCaptureFixture) -> 
             assert SECRET.encode() not in body
         metrics = (await fetch(server, "/metrics", {"Authorization": f"Bearer {OTHER}"}))[2].decode()
         snapshot = json.dumps(server.router.snapshot())
-    lines = [f"{record.getMessage()} {vars(record)}" for record in caplog.records if record.name.startswith("echokernel")]
+    lines = [
+        f"{record.getMessage()} {vars(record)}" for record in caplog.records if record.name.startswith("echokernel")
+    ]
     assert any("token_unknown" in line for line in lines)
     assert any("registered" in line and "'team-a/1'" in line for line in lines)
     for secret in (SECRET, encoded(SECRET), OTHER, payload):
@@ -301,8 +308,12 @@ async def test_an_address_may_hold_so_many_connections_that_register_nobody(monk
 
 
 @pytest.mark.anyio
-async def test_far_too_many_connections_are_dropped_without_an_answer() -> None:
-    async with watched(limits=Limits(connections=2)) as (server, pair):
+@pytest.mark.parametrize("limits", [Limits(connections=2), Limits(unregistered_per_address=2)])
+async def test_far_too_many_connections_are_dropped_without_an_answer(
+    limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("echokernel_agora.hub.is_local", lambda address: False)
+    async with watched(limits=limits) as (server, pair):
         crowd = await asyncio.gather(*(Raw.dial(server) for _ in range(80)))
         crowd[-1].send(request())
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):

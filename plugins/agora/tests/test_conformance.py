@@ -5,7 +5,10 @@ Each case has a connection of its own, and a pair of agents beside it that must 
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,8 @@ from listening import (
     watched,
     websocket,
 )
+
+from echokernel_agora import AgoraServer
 
 pytestmark = pytest.mark.anyio
 
@@ -119,10 +124,7 @@ BROKEN = {
     "a continuation after the end": frame(TEXT, b"{", fin=False) + frame(CONT, b"}") + frame(CONT, b"x"),
     "a text within a text": frame(TEXT, b"{", fin=False) + frame(TEXT, hello),
     "a close of one byte": frame(CLOSE, b"\x03"),
-    **{
-        f"close {code}": close(code)
-        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535)
-    },
+    **{f"close {code}": close(code) for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535)},
 }
 
 
@@ -135,16 +137,19 @@ async def test_what_breaks_the_protocol_is_closed_with_1002(case: str) -> None:
 
 
 async def test_a_fragmented_text_may_be_interleaved_with_control_frames() -> None:
-    async with watched() as (server, _):
-        async with await agent(server, "receiver") as receiver, await agent(server, "sender") as sender:
-            data, payload = message(3_000)
-            parts = [data[start : start + 300] for start in range(0, 3_000, 300)]
-            sender.send(frame(TEXT, parts[0], fin=False), frame(PING, b"amid"), frame(PONG, b"unasked"))
-            assert await sender.frame() == (PONG, b"amid")
-            sender.send(*(frame(CONT, part, fin=False) + frame(CONT, b"", fin=False) for part in parts[1:]))
-            sender.send(frame(PING, b"again"), frame(CONT))
-            assert await sender.frame() == (PONG, b"again")
-            assert await receiver.json() == {"type": "message", "from": "sender", "payload": payload}
+    async with (
+        watched() as (server, _),
+        await agent(server, "receiver") as receiver,
+        await agent(server, "sender") as sender,
+    ):
+        data, payload = message(3_000)
+        parts = [data[start : start + 300] for start in range(0, 3_000, 300)]
+        sender.send(frame(TEXT, parts[0], fin=False), frame(PING, b"amid"), frame(PONG, b"unasked"))
+        assert await sender.frame() == (PONG, b"amid")
+        sender.send(*(frame(CONT, part, fin=False) + frame(CONT, b"", fin=False) for part in parts[1:]))
+        sender.send(frame(PING, b"again"), frame(CONT))
+        assert await sender.frame() == (PONG, b"again")
+        assert await receiver.json() == {"type": "message", "from": "sender", "payload": payload}
 
 
 @pytest.mark.parametrize("step", [None, 1], ids=["whole", "bytes"])
@@ -203,14 +208,17 @@ async def test_what_is_not_utf8_is_closed_with_1007(case: str) -> None:
 
 
 async def test_what_is_utf8_arrives() -> None:
-    async with watched() as (server, _):
-        async with await agent(server, "receiver") as receiver, await agent(server, "sender") as sender:
-            for wanted in UTF8:
-                made = json.dumps({"type": "send", "to": "receiver", "payload": wanted}, ensure_ascii=False).encode()
-                for one, other in [(made, b""), *split_everywhere(made)]:
-                    sender.send(frame(TEXT, one, fin=False), frame(CONT, other))
-                for _ in range(len(made)):
-                    assert (await receiver.json())["payload"] == wanted
+    async with (
+        watched() as (server, _),
+        await agent(server, "receiver") as receiver,
+        await agent(server, "sender") as sender,
+    ):
+        for wanted in UTF8:
+            made = json.dumps({"type": "send", "to": "receiver", "payload": wanted}, ensure_ascii=False).encode()
+            for one, other in [(made, b""), *split_everywhere(made)]:
+                sender.send(frame(TEXT, one, fin=False), frame(CONT, other))
+            for _ in range(len(made)):
+                assert (await receiver.json())["payload"] == wanted
 
 
 async def test_what_is_not_utf8_fails_with_the_fragment_that_has_it() -> None:
@@ -253,14 +261,19 @@ async def test_a_reason_that_is_not_utf8_is_closed_with_1007() -> None:
 
 
 async def test_what_comes_behind_a_close_is_not_looked_at() -> None:
-    async with watched() as (server, _):
-        async with await agent(server, "receiver") as receiver, await agent(server, "sender") as sender:
-            before, payload = message(60)
-            sender.send(frame(TEXT, before), close(), frame(TEXT, message(70)[0]), frame(PING, b"x"), close(1001), b"\xff" * 99)
-            assert await sender.closed() == 1000
-            assert (await receiver.json())["payload"] == payload, "what stands before it counts"
-            receiver.send(frame(PING, b"that was all"))
-            assert await receiver.frame() == (PONG, b"that was all")
+    async with (
+        watched() as (server, _),
+        await agent(server, "receiver") as receiver,
+        await agent(server, "sender") as sender,
+    ):
+        before, payload = message(60)
+        sender.send(
+            frame(TEXT, before), close(), frame(TEXT, message(70)[0]), frame(PING, b"x"), close(1001), b"\xff" * 99
+        )
+        assert await sender.closed() == 1000
+        assert (await receiver.json())["payload"] == payload, "what stands before it counts"
+        receiver.send(frame(PING, b"that was all"))
+        assert await receiver.frame() == (PONG, b"that was all")
 
 
 async def test_a_close_amid_a_fragmented_text_is_an_error() -> None:
@@ -289,12 +302,26 @@ async def test_a_message_above_the_limit_is_closed_with_1009(sent: list[bytes]) 
         await pair.exchange()
 
 
+async def test_whoever_goes_on_sending_still_learns_why_it_is_closed() -> None:
+    async with watched() as (server, pair), await websocket(server) as raw:
+        raw.send(frame(TEXT, b"", length=10 * 2**20)[:10])
+        for _ in range(100):
+            raw.send(b"x" * 100_000)
+            await raw.writer.drain()
+            await asyncio.sleep(0)
+        assert await raw.closed() == 1009, "closing at once would have thrown it away"
+        await pair.exchange()
+
+
 async def test_fragments_below_the_limit_are_one_message() -> None:
-    async with watched() as (server, _):
-        async with await agent(server, "receiver") as receiver, await agent(server, "sender") as sender:
-            data, payload = message(2**20)
-            sender.send(frame(TEXT, data[: 2**19], fin=False), frame(CONT, data[2**19 :]))
-            assert (await receiver.json())["payload"] == payload
+    async with (
+        watched() as (server, _),
+        await agent(server, "receiver") as receiver,
+        await agent(server, "sender") as sender,
+    ):
+        data, payload = message(2**20)
+        sender.send(frame(TEXT, data[: 2**19], fin=False), frame(CONT, data[2**19 :]))
+        assert (await receiver.json())["payload"] == payload
 
 
 async def test_compression_is_not_agreed_to() -> None:
@@ -317,3 +344,50 @@ async def test_a_connection_that_ends_without_a_close_is_gone() -> None:
         await raw.leave()
         await until(lambda: "short" not in server.router.agents)
         await pair.exchange()
+
+
+# --- at random -------------------------------------------------------------------------------------------------------
+
+
+async def test_mutated_connections_end_and_leave_no_trace(caplog: pytest.LogCaptureFixture) -> None:
+    chance = random.Random(6455)
+    head = request()
+    whole = b"".join(
+        [
+            head,
+            frame(TEXT, b'{"type":"register","id":"mutant","name":"x"}'),
+            frame(PING, b"abc"),
+            frame(TEXT, b'{"type":"list", "x":"\xc3', fin=False) + frame(PING) + frame(CONT, b'\xa9"}'),
+            close(1000),
+        ]
+    )
+
+    async def connect(server: AgoraServer) -> None:
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 6)):
+            at = chance.randrange(chance.choice([0, len(head)]), len(data))
+            kind = chance.randrange(3)
+            if kind == 0:
+                data[at] = chance.randrange(256)
+            elif kind == 1:
+                del data[at : at + chance.randint(1, 5)]
+            else:
+                data[at:at] = chance.randbytes(chance.randint(1, 8))
+        async with await Raw.dial(server) as raw:
+            try:
+                await raw.dribble(bytes(data), chance.choice([7, 64, 1_000, 1_000]))
+                raw.writer.write_eof()
+                async with asyncio.timeout(5):
+                    await raw.reader.read(-1)  # whatever it was, there is an end
+            except OSError:
+                pass
+
+    async with watched() as (server, pair):
+        for _ in range(10):
+            await asyncio.gather(*(connect(server) for _ in range(20)))
+            await pair.exchange()
+        hub = server._hub
+        assert hub is not None
+        await until(lambda: len(hub.connections) == 2)
+        assert len(server.router.peers) == 2
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]

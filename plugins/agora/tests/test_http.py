@@ -28,10 +28,22 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 
 HANDSHAKES: dict[str, tuple[bytes, int, str]] = {
-    "HTTP/1.0": (request(line="GET /ws HTTP/1.0"), 400, "this request is HTTP/1.0; a proxy in between has to pass HTTP/1.1"),
-    "no Upgrade": (request(headers={"Upgrade": None}), 400, "lacks the headers Upgrade: websocket and Connection: Upgrade"),
+    "HTTP/1.0": (
+        request(line="GET /ws HTTP/1.0"),
+        400,
+        "this request is HTTP/1.0; a proxy in between has to pass HTTP/1.1",
+    ),
+    "no Upgrade": (
+        request(headers={"Upgrade": None}),
+        400,
+        "lacks the headers Upgrade: websocket and Connection: Upgrade",
+    ),
     "another Upgrade": (request(headers={"Upgrade": "h2c"}), 400, "open it with a WebSocket client"),
-    "no Connection": (request(headers={"Connection": "keep-alive"}), 400, "let proxies in between pass both headers on"),
+    "no Connection": (
+        request(headers={"Connection": "keep-alive"}),
+        400,
+        "let proxies in between pass both headers on",
+    ),
     "a browser's address bar": (b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "this is a WebSocket's address"),
     "no key": (request(headers={"Sec-WebSocket-Key": None}), 400, "missing Sec-WebSocket-Key"),
     "a bad key": (request(headers={"Sec-WebSocket-Key": "abc"}), 400, "invalid Sec-WebSocket-Key"),
@@ -39,8 +51,16 @@ HANDSHAKES: dict[str, tuple[bytes, int, str]] = {
     "version 8": (request(headers={"Sec-WebSocket-Version": "8"}), 426, "Sec-WebSocket-Version is 8, wanted is 13"),
     "no version": (request(headers={"Sec-WebSocket-Version": None}), 426, "is missing, wanted is 13"),
     "POST": (request(line="POST /ws HTTP/1.1"), 405, "only GET and HEAD are answered here, and this request is POST"),
-    "POST with a body": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}", 405, "this request is POST"),
-    "chunked": (b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 405, "this request is PUT"),
+    "POST with a body": (
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}",
+        405,
+        "this request is POST",
+    ),
+    "chunked": (
+        b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        405,
+        "this request is PUT",
+    ),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 405, "PRI"),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "what came is TLS"),
     "not HTTP": (b"hello router\r\n\r\n", 400, "this is no HTTP/1.1 request"),
@@ -48,8 +68,12 @@ HANDSHAKES: dict[str, tuple[bytes, int, str]] = {
     "a long URL": (b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\n\r\n", 414, "more than 8 KiB"),
     "a long header": (b"GET / HTTP/1.1\r\nX: " + b"x" * 9_000 + b"\r\n\r\n", 431, "headers are more than"),
     "many headers": (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431, "headers are more than"),
-    "headers without end": (b"GET / HTTP/1.1\r\n" + (b"X: " + b"x" * 4_000 + b"\r\n") * 9, 431, "headers are more than"),
-    "elsewhere": (request("/socket"), 404, "nothing is here; there are /console, "),
+    "headers without end": (
+        b"GET / HTTP/1.1\r\n" + (b"X: " + b"x" * 4_000 + b"\r\n") * 9,
+        431,
+        "headers are more than",
+    ),
+    "elsewhere": (request("/socket"), 404, "nothing is here; there are /, /console, /healthz, "),
 }
 
 
@@ -95,16 +119,18 @@ async def test_whoever_takes_too_long_over_the_request_is_told_and_closed() -> N
 
 
 async def test_a_slow_loris_does_not_win_time_by_dribbling() -> None:
-    async with AgoraServer(listen="127.0.0.1:0", limits=Limits(handshake_timeout=0.2)) as server:
-        async with await Raw.dial(server) as raw:
-            began = asyncio.get_running_loop().time()
-            response = asyncio.ensure_future(raw.response())
-            raw.send(b"GET /ws HTTP/1.1\r\n")
-            while not response.done():
-                raw.send(b"X: y\r\n")
-                await asyncio.sleep(0.02)
-            assert (await response)[0] == 408
-            assert asyncio.get_running_loop().time() - began < 2
+    async with (
+        AgoraServer(listen="127.0.0.1:0", limits=Limits(handshake_timeout=0.2)) as server,
+        await Raw.dial(server) as raw,
+    ):
+        began = asyncio.get_running_loop().time()
+        response = asyncio.ensure_future(raw.response())
+        raw.send(b"GET /ws HTTP/1.1\r\n")
+        while not response.done():
+            raw.send(b"X: y\r\n")
+            await asyncio.sleep(0.02)
+        assert (await response)[0] == 408
+        assert asyncio.get_running_loop().time() - began < 2
 
 
 async def test_the_port_tells_how_it_is() -> None:
@@ -129,6 +155,9 @@ async def test_while_it_drains_it_is_not_ready_and_lets_nobody_in() -> None:
             await until(lambda: server.router.agents["reader"].queue.frames > 0)
             stopping = asyncio.ensure_future(server.stop(drain=5))
             await asyncio.sleep(0)
+            counters = server.router.counters
+            accepted = counters.accepted
+            sender.send(text({"type": "send", "to": "reader", "payload": "late"}))
             assert (await fetch(server, "/healthz"))[0] == 200
             status, _, body = await fetch(server, "/readyz")
             assert (status, json.loads(body)) == (503, {"status": "draining"})
@@ -137,7 +166,6 @@ async def test_while_it_drains_it_is_not_ready_and_lets_nobody_in() -> None:
                 status, headers = await late.response()
                 assert (status, headers["Retry-After"]) == (503, "1")
             reader.writer.transport.resume_reading()  # type: ignore[attr-defined]
-            counters = server.router.counters
             for _ in range(counters.accepted - counters.errored):
                 assert (await reader.json())["type"] == "message", "what was queued goes out before the close"
             assert await reader.frame() == (CLOSE, (1012).to_bytes(2, "big") + b"the router restarts")
@@ -146,6 +174,7 @@ async def test_while_it_drains_it_is_not_ready_and_lets_nobody_in() -> None:
             await sender.leave()
             await stopping
             assert server.router.agents == {}
+            assert counters.accepted == accepted, "what was not read was not accepted"
         with pytest.raises(OSError):
             await Raw.dial(server)
 
@@ -162,7 +191,8 @@ async def test_files_are_served_with_types_and_a_policy(tmp_path: Path, monkeypa
     package = tmp_path / "fake_console"
     (package / "pages").mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    contents = {"index.html": "<p>ü", "console.css": "p{}", "console.js": "1", "icon.svg": "<svg/>", "a.png": "x", ".hidden": "x"}
+    contents = {"index.html": "<p>ü", "console.css": "p{}", "console.js": "1", "icon.svg": "<svg/>", "a.png": "x"}
+    contents[".hidden"] = "x"
     for name, content in contents.items():
         (package / "pages" / name).write_text(content, "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -172,11 +202,11 @@ async def test_files_are_served_with_types_and_a_policy(tmp_path: Path, monkeypa
         server.resources.add("/data", lambda: Answer.of_json([1]))
         types = {}
         for path in ("/", "/console.css", "/console.js", "/icon.svg", "/a.png", "/data"):
-            status, headers, body = await fetch(server, path)
+            status, headers, _ = await fetch(server, path)
             assert status == 200
             types[path] = headers["Content-Type"]
             if path != "/data":
-                assert "default-src 'self'" in headers["Content-Security-Policy"]
+                assert "default-src 'none'; script-src 'self'" in headers["Content-Security-Policy"]
                 assert "unsafe" not in headers["Content-Security-Policy"]
         assert types == {
             "/": "text/html; charset=utf-8",
@@ -211,9 +241,8 @@ async def test_ipv6_and_names() -> None:
         if "no address of this machine" not in str(error) and "not supported" not in str(error):
             raise
         pytest.skip("this machine has no IPv6")
-    async with AgoraServer(listen="localhost:0") as server:
-        async with await agent(server, "named"):
-            pass
+    async with AgoraServer(listen="localhost:0") as server, await agent(server, "named"):
+        pass
 
 
 @pytest.fixture

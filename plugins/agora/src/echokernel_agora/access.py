@@ -106,8 +106,11 @@ class Access:
             return LOCAL
         given = _bearer(request.headers, offered)
         if given is None:
-            raise _unauthorized("token_missing", "this router wants a token: send the header Authorization: Bearer TOKEN, "
-                                f"or from a browser the subprotocols {SUBPROTOCOL} and {BEARER}BASE64URL")
+            raise _unauthorized(
+                "token_missing",
+                "this router wants a token: send the header Authorization: Bearer TOKEN, "
+                f"or from a browser the subprotocols {SUBPROTOCOL} and {BEARER}BASE64URL",
+            )
         principal = self._find(given)
         if principal is None:
             raise _unauthorized("token_unknown", "this router does not know that token")
@@ -178,7 +181,9 @@ def _unauthorized(why: str, text: str) -> Refused:
 def _only(headers: Headers, name: str) -> str | None:
     values = headers.get_all(name)
     if len(values) > 1:
-        raise Refused(HTTPStatus.BAD_REQUEST, "headers", f"the header {name} is there {len(values)} times, wanted is one")
+        raise Refused(
+            HTTPStatus.BAD_REQUEST, "headers", f"the header {name} is there {len(values)} times, wanted is one"
+        )
     return values[0].strip() if values else None
 
 
@@ -216,7 +221,9 @@ def _bearer(headers: Headers, offered: Sequence[str]) -> bytes | None:
 def _origin(text: str) -> str:
     parts = urlsplit(text)
     if text != "null" and (not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment):
-        raise ConfigError(f"origins has {text!r}, wanted is scheme://host[:port] without a path, as in https://app.example")
+        raise ConfigError(
+            f"origins has {text!r}, wanted is scheme://host[:port] without a path, as in https://app.example"
+        )
     return text.lower()
 
 

@@ -53,7 +53,7 @@ class AgoraBridge:
         self._seats: dict[Session, Seat] = {}
         self._tasks: TaskScope | None = None
         self._context = contextvars.Context()
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None  # it can only be made where a loop runs
         self._ended = anyio.Event()
         self._owner: object = None
 
@@ -70,27 +70,28 @@ class AgoraBridge:
         if self._owner is not None:
             raise InvalidArgument("this bridge has run already; make another one")
         context.set(KEY, self)
-        ready = anyio.Event()
+        self._scope, ready = anyio.CancelScope(), anyio.Event()
         if current_backend() == "asyncio":
             import asyncio
 
-            self._owner = asyncio.create_task(self._run(ready), name="agora bridge")
+            self._owner = asyncio.create_task(self._run(self._scope, ready), name="agora bridge")
         else:
             import trio
 
-            self._owner = trio.lowlevel.spawn_system_task(self._run, ready, name="agora bridge")
+            self._owner = trio.lowlevel.spawn_system_task(self._run, self._scope, ready, name="agora bridge")
         await ready.wait()
 
     async def stop(self) -> None:
         """Take no session any more; those that are agents are none from now on."""
         for seat in list(self._seats.values()):
             seat.leave("the router stops")
-        self._scope.cancel()
-        await self._ended.wait()
+        if self._scope is not None:
+            self._scope.cancel()
+            await self._ended.wait()
 
-    async def _run(self, ready: anyio.Event) -> None:
+    async def _run(self, scope: anyio.CancelScope, ready: anyio.Event) -> None:
         try:
-            with self._scope:
+            with scope:
                 async with open_tasks() as tasks:
                     # a stream that a request started outlives it: no deadline and no metadata of a handler's belongs to it
                     self._tasks, self._context = tasks, contextvars.copy_context()

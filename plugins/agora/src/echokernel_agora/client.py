@@ -29,7 +29,7 @@ class AgoraClient:
 
     ``name`` is what people read (by default the id), ``capabilities`` what others may look for, ``card`` an object that
     describes the agent. ``token`` goes into the ``Authorization`` header; ``context`` is for ``wss://``. Entering the block
-    connects and registers, within ``timeout`` seconds. A lost connection is made again, after pauses of 50 ms to 5 s, until
+    connects and registers, within ``timeout`` seconds. A lost connection is made again, after pauses of 50 ms to 4 s, until
     the block is left, the router refuses this agent, or a newer connection takes its id (:class:`Replaced`). With the router's
     feature ``resume`` nothing is lost or doubled by that, as long as it lasts no longer than the router waits.
 

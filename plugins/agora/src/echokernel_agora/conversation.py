@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import msgspec
@@ -93,11 +94,16 @@ def json_text(value: object, what: str = "the payload") -> Raw:
         except UnicodeEncodeError:  # half a surrogate pair travels as an escape
             return Raw(json.dumps(value, separators=(",", ":"), allow_nan=False, default=_plain).encode())
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{what} has no JSON: {error}; wanted dict, list, str, numbers, bool or None") from error
+        wanted = "dict, list, str, numbers, bool, None, a dataclass or a model"
+        raise InvalidArgument(f"{what} has no JSON: {error}; wanted {wanted}") from error
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else msgspec.to_builtins(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"{type(value).__name__} is none of its types")
 
 
 def encoded(fields: dict[str, Any]) -> bytes:

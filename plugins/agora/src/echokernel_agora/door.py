@@ -21,7 +21,7 @@ __all__ = ["Door", "House"]
 
 Gate = Callable[[WebSocket, Principal], tuple[Sink, Any]]
 RETRY_SECONDS = 1  # after which a refused connection may try again; a restart is over by then
-SPARE = 64  # connections beyond the bound, which get an answer before they go
+SPARE = 64  # connections beyond a bound, which get an answer before they go; further ones are dropped without a word
 
 
 class House:
@@ -76,9 +76,13 @@ class Door(asyncio.BufferedProtocol):
         hub.connections.add(self)
         hub.arrived(self._address)
         self._arrived = True
-        if len(hub.connections) > hub.limits.connections + SPARE:
-            hub.refusals["connections"] += 1
-            return self.abort("too many connections")
+        for why, too_many in (
+            ("connections", len(hub.connections) > hub.limits.connections + SPARE),
+            ("unregistered", hub.is_crowded(self._address, spare=SPARE)),
+        ):
+            if too_many:
+                hub.refusals[why] += 1
+                return self.abort(why)
         self._deadline = hub.loop.time() + hub.limits.handshake_timeout
         hub.watch(self)
 
@@ -162,7 +166,9 @@ class Door(asyncio.BufferedProtocol):
             self.abort("nothing came")  # there is nobody to explain anything to
         else:
             seconds = self._hub.limits.handshake_timeout
-            self._refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, "timeout", f"the request was not complete within {seconds:g} s"))
+            self._refuse(
+                Refused(HTTPStatus.REQUEST_TIMEOUT, "timeout", f"the request was not complete within {seconds:g} s")
+            )
 
     def beat(self, now: float) -> None:
         pass

@@ -112,7 +112,7 @@ class Engine:
             began = self.tasks.now()
             try:
                 await self._talk()
-            except (EchoError, LinkClosed, TimeoutError) as problem:
+            except Exception as problem:
                 error = self._what(problem)
                 redial.connected(self.tasks.now() - began)
             refused = isinstance(error, AgoraError) and error.reason in REFUSED_FOR_GOOD
@@ -136,8 +136,11 @@ class Engine:
         """Return what the program hears of the end of a connection."""
         if isinstance(problem, TimeoutError):
             return TransportError(f"no answer from {self._uri.host}:{self._uri.port} within {self.timeout:g} s")
-        if not isinstance(problem, LinkClosed):
+        if isinstance(problem, EchoError):
             return problem
+        if not isinstance(problem, LinkClosed):  # a mistake of this module, or a router that says what no router says
+            logger.error("%s: %s", self.id, problem, exc_info=problem)
+            return ConnectionLost(f"the connection had to be given up: {type(problem).__name__}: {problem}")
         if problem.code == 4409:
             return Replaced(f"{self.id}: {problem.reason or 'a newer connection has this id'}")
         if problem.code in NO_WAY_BACK:
@@ -246,12 +249,6 @@ class Engine:
         else:
             self.inbox.put(message, size)
 
-    def _take_chunk(self, got: Got, size: int) -> None:
-        self.inbox.chunk(got, size)
-
-    def _take_end(self, got: Got, size: int) -> None:
-        self.inbox.end(got)
-
     def _who_asked(self, message: Message) -> Asked | None:
         if message.request_id is not None:
             return self._asked.pop(message.request_id, None)
@@ -272,9 +269,6 @@ class Engine:
         for each in list(self._watching):
             each.put(PresenceEvent(got.event, RouterRecord.model_validate_json(bytes(got.agent))))
 
-    def _take_room(self, got: Got, size: int) -> None:
-        self._changed.ring()
-
     def _take_error(self, got: Got, size: int) -> None:
         error = got.as_error()
         if got.code == "rate_limited" and error.retry_after is not None:
@@ -293,23 +287,26 @@ class Engine:
                         waiting.answer(error=error)
         self._changed.ring()
         if not heard and got.from_ is None:  # with `from` it is about a stream that was refused and had ended already
-            if self._on_error is not None:
-                self._on_error(error)
-            else:
+            if self._on_error is None:
                 logger.warning("%s: %s: %s", self.id, error.reason, error)
+                return
+            try:
+                self._on_error(error)
+            except Exception:
+                logger.exception("%s: on_error failed", self.id)
 
     _HANDLERS: dict[str, Callable[[Engine, Got, int], None]] = {  # noqa: RUF012  # never changed
         "message": _take_message,
         "reply": _take_message,
-        "message_chunk": _take_chunk,
-        "reply_chunk": _take_chunk,
-        "message_end": _take_end,
-        "reply_end": _take_end,
+        "message_chunk": lambda engine, got, size: engine.inbox.chunk(got, size),
+        "reply_chunk": lambda engine, got, size: engine.inbox.chunk(got, size),
+        "message_end": lambda engine, got, size: engine.inbox.end(got),
+        "reply_end": lambda engine, got, size: engine.inbox.end(got),
         "agents": _take_agents,
         "receipt": _take_receipt,
         "presence": _take_presence,
-        "credit": _take_room,
-        "pong": _take_room,
+        "credit": lambda engine, got, size: engine._changed.ring(),
+        "pong": lambda engine, got, size: engine._changed.ring(),
         "error": _take_error,
     }
 
@@ -337,29 +334,38 @@ class Engine:
         self._serial += 1
         return f"{letter}-{self._prefix}-{self._serial}"
 
+    def _way(self, to: str) -> Link | str | float:
+        """Return the connection on which a frame may go to an agent now; or why none may; or in how many seconds."""
+        if self.failure is not None or self.closed:
+            raise lost(self.failure or ConnectionLost("the client was closed"), delivered=False)
+        link = self._link
+        if link is None:
+            return "there is no connection to the router"
+        if link.backlog > BACKLOG:
+            return "the router does not read"
+        blocked = self._conversation.blocked(to)
+        if blocked:
+            return blocked
+        pause = self._pace.pause(now=self.tasks.now()) if self._paced and self.extended else 0.0
+        return pause or link
+
     async def _room(self, to: str, check: Callable[[], None] | None) -> Link:
         """Wait until a frame may be sent to an agent, at most ``patience`` seconds."""
         why = ""
+        way = self._way(to)
+        if isinstance(way, Link):  # a scope with a deadline costs more than all of this
+            return way
         with anyio.move_on_after(self._patience):
-            while True:
+            while not isinstance(way, Link):
+                if isinstance(way, float):
+                    await anyio.sleep(way)
+                else:
+                    why = way
+                    await self._changed.wait()
                 if check is not None:
                     check()
-                link = self._link
-                if self.failure is not None or self.closed:
-                    raise lost(self.failure or ConnectionLost("the client was closed"), delivered=False)
-                if link is None:
-                    why = "there is no connection to the router"
-                elif link.backlog > BACKLOG:
-                    why = "the router does not read"
-                else:
-                    why = self._conversation.blocked(to)
-                    if not why:
-                        pause = self._pace.pause(now=self.tasks.now()) if self._paced and self.extended else 0.0
-                        if pause <= 0:
-                            return link
-                        await anyio.sleep(pause)
-                        continue
-                await self._changed.wait()
+                way = self._way(to)
+            return way
         if self._link is None:
             raise ConnectionLost(f"{to}: {why}, for {self._patience:g} s; nothing was sent", delivered=False)
         raise ReceiverSlow(f"{to}: {why}, for {self._patience:g} s; nothing was sent", to=to)
@@ -383,6 +389,7 @@ class Engine:
                 raise InvalidArgument("this router gives no receipts; send without confirm=True")
             asked = Asked(Bell(self.tasks), self.new_id("c"), to, fields.get("stream_id"))
             self._confirms[asked.name] = asked
+            self.inbox.was_read()
         try:
             frame = encoded({"type": kind, "to": to, "id": asked.name if asked else None, **fields})
             link = await self._room(to, check)
@@ -396,13 +403,6 @@ class Engine:
         finally:
             if asked is not None:
                 self._confirms.pop(asked.name, None)
-
-    async def try_post(self, kind: str, to: str, fields: dict[str, Any]) -> None:
-        """For streams: as ``post``, where nobody wants to hear that it failed."""
-        try:
-            await self.post(kind, to, fields)
-        except EchoError:
-            pass
 
     async def _answer(self, asked: Asked, timeout: float, what: str) -> Any:
         with anyio.move_on_after(timeout):
@@ -429,6 +429,7 @@ class Engine:
             else:
                 payload = {**payload, "request_id": name}
         asked = self._asked[name] = Asked(Bell(self.tasks), name, to)
+        self.inbox.was_read()  # more comes in while an answer is awaited
         return asked, payload
 
     async def request(self, to: str, payload: Any, timeout: float | None) -> Message:
@@ -463,6 +464,7 @@ class Engine:
         asked = Asked(Bell(self.tasks), self.new_id("l"))
         link = await self._room("", None)
         self._lists[asked.name] = asked
+        self.inbox.was_read()
         link.write(encoded({"type": "list", "id": asked.name, **fields}))
         asked.sent = True
         try:

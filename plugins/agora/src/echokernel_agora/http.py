@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import json
 import mimetypes
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -24,10 +24,15 @@ __all__ = ["Answer", "RequestHead", "Resources", "error", "wants_websocket"]
 MAX_HEAD = 32 * 1024  # bytes; browsers send 1 or 2 KiB, and thousands of connections may be at this point
 METHODS = ("GET", "HEAD")
 CONTENT_SECURITY = (
-    "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}  # not the machine's
+TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}  # not the machine's
 
 
 class RequestHead:
@@ -92,8 +97,11 @@ def explain(request: Request) -> Refused | None:
     if request.method != "GET":
         return _wrong_method(request.method)
     if request.protocol != "HTTP/1.1":
-        return _bad("handshake", f"a WebSocket begins with GET over HTTP/1.1, and this request is {request.protocol}; a proxy "
-                    "in between has to pass HTTP/1.1 on")
+        return _bad(
+            "handshake",
+            f"a WebSocket begins with GET over HTTP/1.1, and this request is {request.protocol}; a proxy "
+            "in between has to pass HTTP/1.1 on",
+        )
     if upgrade != ["websocket"] or "upgrade" not in connection:
         return _bad(
             "handshake",
@@ -151,6 +159,7 @@ class Resources:
 
     def __init__(self) -> None:
         self._paths: dict[str, Callable[[], Answer]] = {}
+        self._parts: set[str] = set()  # files that a page asks for itself
 
     def add(self, path: str, answer: Callable[[], Answer]) -> None:
         self._paths[path] = answer
@@ -161,15 +170,19 @@ class Resources:
         for entry in sorted(where.iterdir(), key=lambda entry: entry.name) if where.is_dir() else ():
             if entry.is_file() and not entry.name.startswith((".", "_")) and not entry.name.endswith(".py"):
                 answer = Answer(entry.read_bytes(), _content_type(entry.name), headers=STATIC)
-                self.add("/" if entry.name == "index.html" else f"/{entry.name}", partial(_same, answer))
+                path = "/" if entry.name == "index.html" else f"/{entry.name}"
+                self.add(path, partial(_same, answer))
+                if path != "/":
+                    self._parts.add(path)
 
     def find(self, path: str) -> Answer | None:
         found = self._paths.get(path)
         return None if found is None else found()
 
     @property
-    def paths(self) -> Mapping[str, Callable[[], Answer]]:
-        return self._paths
+    def paths(self) -> list[str]:
+        """What somebody may ask for; not the files that belong to a page."""
+        return [path for path in self._paths if path not in self._parts]
 
 
 def _same(answer: Answer) -> Answer:
@@ -200,7 +213,9 @@ def _bad(why: str, text: str) -> Refused:
 
 
 def _too_large() -> Refused:
-    return Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head", f"the headers are more than {MAX_HEAD // 1024} KiB")
+    return Refused(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head", f"the headers are more than {MAX_HEAD // 1024} KiB"
+    )
 
 
 def _wrong_method(method: str) -> Refused:

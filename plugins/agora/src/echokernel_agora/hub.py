@@ -14,7 +14,7 @@ from echokernel_agora.limits import Limits
 
 __all__ = ["Beating", "Flushed", "Hub", "is_local"]
 
-READ_SIZE = 64 * 1024  # bytes at a time: 250 frames of 256 bytes, a few ms of work, then it is somebody else's turn
+READ_SIZE = 32 * 1024  # bytes at a time: 125 frames of 256 bytes, 2 or 3 ms of work, then it is somebody else's turn
 SLOTS = 10  # of the wheel: each tick looks at one, so 5,000 pings never go out at once
 TICK = 0.1  # s; each connection is looked at once a second
 SAMPLE = 32  # one batch of so many is timed
@@ -49,12 +49,16 @@ class Hub:
         tick: float = TICK,
     ) -> None:
         self.limits, self.loop, self.on_event = limits, loop, on_event
+        self.reads_on = "uvloop" in type(loop).__module__
+        """The loop reads one connection up to 32 times before it looks at the next one."""
         self.buffer = bytearray(READ_SIZE)
         """One for all connections: filled and read within one callback of the loop."""
         self.view = memoryview(self.buffer)
         self.busy = False
         """Something flushes at the end of what goes on now."""
         self.dirty: list[Flushed] = []
+        self._recent: set[Flushed] = set()
+        self._later: list[Flushed] = []
         self.latency = Histogram()
         self.connections: set[Beating] = set()
         self.waiting: Counter[str] = Counter()
@@ -87,23 +91,40 @@ class Hub:
         return 0.0 if self._batches % SAMPLE else time.perf_counter()
 
     def end(self, began: float) -> None:
-        """Write what the batch made, once for each connection."""
+        """Write what the batch made, once for each connection.
+
+        One that was written to in this turn of the loop already waits for the next: where many send to one, it gets what
+        all of them sent in one piece, and where one sends to one, nothing waits.
+        """
         self.busy = False
         dirty, self.dirty = self.dirty, []
+        recent = self._recent
+        if dirty and not recent:
+            self.loop.call_soon(self._next_turn)
         for each in dirty:
-            each.flush()
+            if each in recent:
+                self._later.append(each)
+            else:
+                recent.add(each)
+                each.flush()
         if began:
             self.latency.observe(time.perf_counter() - began)
 
     def touch(self, each: Flushed) -> None:
         """``each`` has something to write: at the end of the batch, or soon."""
-        if not self.dirty and not self.busy:
-            self.loop.call_soon(self._flush_soon)
-        self.dirty.append(each)
+        if self.busy:
+            self.dirty.append(each)
+        else:
+            if not self._recent:
+                self.loop.call_soon(self._next_turn)
+            self._recent.add(each)
+            self._later.append(each)
 
-    def _flush_soon(self) -> None:
-        if not self.busy:
-            self.end(0.0)
+    def _next_turn(self) -> None:
+        self._recent.clear()
+        later, self._later = self._later, []
+        for each in later:
+            each.flush()
 
     # --- the wheel -------------------------------------------------------------------------------------------------
 
@@ -156,16 +177,13 @@ class Hub:
 
     # --- counts ----------------------------------------------------------------------------------------------------
 
-    def is_full(self, open_sockets: int) -> bool:
-        return open_sockets >= self.limits.connections
-
-    def is_crowded(self, address: str) -> bool:
+    def is_crowded(self, address: str, *, spare: int = 0) -> bool:
         """Whether an address has too many connections that registered nobody.
 
         Programs of this machine are not counted by address: they share it with a proxy's clients, and a restart brings
         hundreds of them back at once.
         """
-        return not is_local(address) and self.waiting[address] > self.limits.unregistered_per_address
+        return self.waiting[address] > self.limits.unregistered_per_address + spare and not is_local(address)
 
     def arrived(self, address: str) -> None:
         self.waiting[address] += 1

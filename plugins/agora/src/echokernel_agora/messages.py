@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import anyio
 from msgspec import Raw
 
-from echokernel import InvalidArgument, SerializationError
+from echokernel import EchoError, InvalidArgument, SerializationError
 from echokernel_agora.bell import Bell
 from echokernel_agora.conversation import ABSENT, value_of
 from echokernel_agora.frames import request_id_of
@@ -308,8 +309,8 @@ class MessageStream:
             elif self._failure is None:
                 if self._engine.extended:
                     fields["error"] = {"code": "aborted", "message": f"its sender failed: {type(exc).__name__}"}
-                with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
-                    await self._engine.try_post(f"{self.kind}_end", self.to, fields)
+                with anyio.move_on_after(GOODBYE_SECONDS, shield=True), suppress(EchoError):
+                    await self._engine.post(f"{self.kind}_end", self.to, fields)
         finally:
             self._engine.close_stream(self)
             if self._asked is not None and (exc is not None or self._failure is not None):

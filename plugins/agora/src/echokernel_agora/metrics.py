@@ -33,9 +33,7 @@ def render(router: Router, hub: Hub) -> str:
     text = _Text()
     text.add("agents", "gauge", "Registered agents.", _by_two(agents, "state", "transport"))
     text.add("connections", "gauge", "Open connections of this port, of whatever kind.", [({}, len(hub.connections))])
-    text.add(
-        "connections_unregistered", "gauge", "Of them, those that registered nobody.", [({}, hub.waiting.total())]
-    )
+    text.add("connections_unregistered", "gauge", "Of them, those that registered nobody.", [({}, hub.waiting.total())])
     text.add("registrations_total", "counter", "Agents that registered, without updates.", [({}, counters.registered)])
     text.add("replaced_total", "counter", "Connections that lost their id to a newer one.", [({}, counters.replaced)])
     text.add("resumed_total", "counter", "Sessions that went on after a loss.", [({}, counters.resumed)])
@@ -71,7 +69,9 @@ def render(router: Router, hub: Hub) -> str:
     text.add("http_refusals_total", "counter", "Requests that were refused.", _by(hub.refusals, "reason"))
     failed = sum(count for why, count in hub.refusals.items() if why.startswith("token_"))
     text.add("auth_failures_total", "counter", "Of them, those for their token.", [({}, failed)])
-    text.histogram("relay_seconds", "From a batch of frames read to its answers written; one in 32 is timed.", hub.latency)
+    text.histogram(
+        "relay_seconds", "From a batch of frames read to its answers written; one in 32 is timed.", hub.latency
+    )
     return text.done()
 
 

@@ -9,12 +9,12 @@ __all__ = ["Pace", "Redial"]
 FLOOR = 0.05  # seconds: a router that has just died is not there sooner
 FIRST = 0.8  # seconds: 500 clients of a router that restarts come spread, at most an eighth of them within 100 ms
 FACTOR = 1.6
-CAP = 5.0  # seconds: whoever waits is back within 5 s of the router
+CAP = 4.0  # seconds: whoever waits is back within 5 s of the router, also where hundreds want to be
 STABLE = 10.0  # seconds that a connection has to last for the next loss to begin from the start
 
 
 class Redial:
-    """Pauses with full jitter: each is random, between 50 ms and a bound that grows from 0.8 s to 5 s."""
+    """Pauses with full jitter: each is random, between 50 ms and a bound that grows from 0.8 s to 4 s."""
 
     def __init__(self, chance: random.Random | None = None) -> None:
         self._chance = chance or random.Random()
@@ -46,7 +46,8 @@ class Pace:
         passed, self._since = now - self._since, now
         self._frames_left = min(self._burst, self._frames_left + passed * self._frames)
         self._octets_left = min(2 * self._octets, self._octets_left + passed * self._octets)
-        return max(0.0, (1 - self._frames_left) / self._frames, -self._octets_left / self._octets)
+        pause = max((1 - self._frames_left) / self._frames, -self._octets_left / self._octets)
+        return pause if pause > 1e-6 else 0.0  # less is rounding
 
     def sent(self, octets: int) -> None:
         """A frame of so many bytes goes out."""

@@ -453,6 +453,7 @@ class Router:
         """Return what the console shows."""
         return {
             "uptime": round(self._monotonic() - self._started, 3),
+            "limits": {"queue_frames": self.limits.queue_frames, "queue_bytes": self.limits.queue_bytes},
             "counters": {**totals(self.counters, self.agents.values()), "connections": len(self.peers)},
             "agents": [shown(agent) for agent in self.agents.values()],
             "streams": [

@@ -31,7 +31,9 @@ __all__ = ["AgoraServer", "check_exposure", "parse_listen"]
 
 BACKLOG = 1024  # connections that the kernel keeps: hundreds of agents come back at once after a restart
 ACCEPT_AT_ONCE = 32  # of them taken in one turn of the loop, so that who is connected need not wait for all of them
-SEND_BUFFER = 256 * 1024  # bytes that the kernel keeps for one receiver; without it some MiB hide there, and a ping behind them
+SEND_BUFFER = (
+    256 * 1024
+)  # bytes that the kernel keeps for one receiver; without it some MiB hide there, and a ping behind them
 DRAIN_SECONDS, GOODBYE_SECONDS = 3.5, 1.0  # together less than the 5 s that a service has to stop
 GOING_AWAY = 1012
 REMEDIES = {
@@ -74,6 +76,8 @@ class AgoraServer:
         self._plaintext_tokens = bool(tokens) and self._tls is None and not self._address.is_loopback
         if router is None:
             router = Router(limits or Limits(), strict_seed=strict_seed, on_event=log_event)
+        if router.on_event is None:
+            router.on_event = log_event
         self.router = router
         self.resources = Resources()
         """What the port serves over HTTP beside its own: ``server.resources.add(path, function)``."""
@@ -101,6 +105,11 @@ class AgoraServer:
     def url(self) -> str:
         """What agents connect to: ``ws://127.0.0.1:8765/ws``."""
         return f"{self._bound}/ws"
+
+    @property
+    def http_url(self) -> str:
+        """Where the console is, and beside it ``/healthz``, ``/readyz`` and ``/metrics``: ``http://127.0.0.1:8765/``."""
+        return f"http{str(self._bound)[2:]}/"
 
     async def start(self) -> None:
         """Listen. Raises ConfigError on trio, TransportError where the address cannot be had."""
@@ -136,7 +145,7 @@ class AgoraServer:
         scheme, port = "wss" if self._tls else "ws", self._sockets[0].getsockname()[1]
         self._bound = Address(scheme, self._address.host, port)
         self._ticker = loop.call_later(1.0, self._tick, loop)
-        logger.info("the router of agents listens on %s", self.url)
+        logger.info("the router of agents listens on %s, its console is at %s", self.url, self.http_url)
         if self._plaintext_tokens:
             logger.warning("tokens travel in clear text to %s; set certificate and key, or put TLS before it", self.url)
         elif not self._access.has_tokens and not self._address.is_loopback:
@@ -158,16 +167,14 @@ class AgoraServer:
         self._close_sockets()
         for each in list(hub.connections):
             if isinstance(each, WebSocket):
-                each.resume_reading()
                 each.close(GOING_AWAY, "the router restarts")
+                each.resume_reading()  # for the answer
         await hub.wait_empty(GOODBYE_SECONDS)
         hub.abort_all(hub.connections, "the router stops")
         if self._ticker is not None:
             self._ticker.cancel()
         await asyncio.sleep(0)  # the loop tells the connections that they are lost
         hub.stop()
-        for server in self._servers:
-            await server.wait_closed()
         logger.info("the router of agents has stopped")
 
     def _furnish(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> House:
@@ -198,8 +205,10 @@ class AgoraServer:
             self._hub.end(0.0)
 
     def _has_queued(self, hub: Hub) -> bool:
-        waiting = any(isinstance(each, WebSocket) and each.has_unwritten for each in hub.connections)
-        return waiting or any(agent["queue_frames"] for agent in self.router.snapshot()["agents"])
+        """Whether something is still on its way out. What a receiver with ``resume`` has not acknowledged is not."""
+        if any(isinstance(each, WebSocket) and each.has_unwritten for each in hub.connections):
+            return True
+        return any(peer.blocked_since is not None for peer in self.router.peers)
 
     def _close_sockets(self) -> None:
         for server in self._servers:
@@ -215,7 +224,9 @@ def parse_listen(text: str) -> Address:
     except InvalidArgument:
         raise ConfigError(f"listen is {text!r}, wanted is HOST:PORT, as in 127.0.0.1:8765 or [::1]:8765") from None
     if address.scheme not in ("ws", "wss"):
-        raise ConfigError(f"listen is {text!r}, wanted is HOST:PORT; the router speaks WebSocket there and nothing else")
+        raise ConfigError(
+            f"listen is {text!r}, wanted is HOST:PORT; the router speaks WebSocket there and nothing else"
+        )
     return address
 
 

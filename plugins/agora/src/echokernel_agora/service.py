@@ -22,18 +22,26 @@ class AgoraService:
 
     def __init__(self, server: AgoraServer) -> None:
         self.server = server
-        self.bridge = AgoraBridge(server.router)
-        """Lets the node's sessions be agents, too."""
+        self.bridge: AgoraBridge | None = None
+        """Lets the node's sessions be agents, too; made at the start, because it belongs to an event loop."""
 
     async def start(self, context: ServerContext) -> None:
         """Listen. Raises ConfigError on trio, TransportError where the address cannot be had."""
         await self.server.start()
-        await self.bridge.start(context)
+        self.bridge = AgoraBridge(self.server.router)
+        try:
+            await self.bridge.start(context)
+        except BaseException:
+            await self.server.stop(drain=0.0)
+            raise
 
     async def stop(self) -> None:
         """Let waiting frames go out, close the connections: at most 4.5 s."""
-        await self.bridge.stop()
-        await self.server.stop()
+        try:
+            if self.bridge is not None:
+                await self.bridge.stop()
+        finally:
+            await self.server.stop()
 
 
 def create(settings: AgoraSettings) -> AgoraService:

@@ -19,12 +19,14 @@ MAY_BE_ZERO = {"self_per_minute", "pair_per_minute", "hops", "resume_window", "c
 class TokenSettings(BaseModel):
     """One token, ``[[service.NAME.tokens]]``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str = Field(description="A label for logs and the console.")
-    token: SecretStr = Field(description='The secret, at least 16 characters: { env = "NAME" } or { file = "path" }.')
-    ids: list[str] = Field(default=["*"], min_length=1, description='Patterns of ids that its agents may have: "team-a/*".')
-    reaches: list[str] = Field(default=["*"], description="Patterns of ids that they may send to, and see.")
+    token: SecretStr = Field(description='At least 16 characters: { env = "NAME" } or { file = "path" }.')
+    ids: list[str] = Field(
+        default=["*"], min_length=1, description='Patterns of ids that its agents may have: "team-a/*".'
+    )
+    reaches: list[str] = Field(default=["*"], description="Patterns of ids they may send to, and see.")
     operator: bool = Field(default=False, description="May use the console and read the metrics.")
 
 
@@ -35,7 +37,9 @@ def _limits_model() -> type[BaseModel]:
         kind = float if isinstance(field.default, float) else int
         least: dict[str, Any] = {"ge": 0} if field.name in MAY_BE_ZERO else {"gt": 0}
         fields[field.name] = (kind, Field(default=field.default, **least))
-    return create_model("LimitsSettings", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+    return create_model(
+        "LimitsSettings", __config__=ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True), **fields
+    )
 
 
 if TYPE_CHECKING:
@@ -47,14 +51,15 @@ else:
 class AgoraSettings(BaseModel):
     """Settings of ``agora``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     listen: str = Field(default="127.0.0.1:8765", description="HOST:PORT of the router; port 0: any that is free.")
     tokens: list[TokenSettings] = Field(
         default=[], description="Who may connect. Without any, everybody, and only from this machine."
     )
     origins: list[str] = Field(
-        default=[], description='Pages of other hosts that may connect: "https://app.example". "null": files of a browser.'
+        default=[],
+        description='Pages of other hosts that may connect: "https://app.example". "null": files of a browser.',
     )
     hosts: list[str] = Field(
         default=[], description="Names, beside localhost and addresses, under which browsers reach the router."
@@ -65,7 +70,9 @@ class AgoraSettings(BaseModel):
     strict_seed: bool = Field(
         default=False, description="Send the frames and fields of the original protocol only: no errors, no extensions."
     )
-    limits: LimitsSettings = Field(default=LimitsSettings(), description="Bounds of the router: see the operating guide.")
+    limits: LimitsSettings = Field(
+        default=LimitsSettings(), description="Bounds of the router: see the operating guide."
+    )
 
     @field_validator("listen")
     @classmethod

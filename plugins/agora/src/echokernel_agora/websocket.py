@@ -15,7 +15,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from echokernel_agora.hub import Hub
+from echokernel_agora.hub import READ_SIZE, Hub
 
 __all__ = ["Sink", "WebSocket"]
 
@@ -98,7 +98,12 @@ class WebSocket(asyncio.BufferedProtocol):
         return self._hub.view
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.receive(self._hub.view[:nbytes])
+        hub = self._hub
+        self.receive(hub.view[:nbytes])
+        if nbytes == READ_SIZE and hub.reads_on and self._open and not hub.draining:
+            # there is more, and one that floods the router must not be all that it hears
+            self._transport.pause_reading()
+            hub.loop.call_soon(self.resume_reading)
 
     def receive(self, data: bytes | memoryview) -> None:
         """Take bytes from the network."""
@@ -158,7 +163,7 @@ class WebSocket(asyncio.BufferedProtocol):
         if self._open and self._protocol.state is not State.OPEN:
             sent = self._protocol.close_sent
             received = self._protocol.close_rcvd
-            code = received.code if received else sent.code if sent else 1006
+            code = int(received.code if received else sent.code if sent else 1006)
             # somebody who says goodbye is gone for good, but 1011 is what libraries say that missed a pong
             self._closed(code, resumable=code in (1006, 1011))
 
@@ -237,7 +242,7 @@ class WebSocket(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self._transport.is_closing():
+        if not (self._transport.is_closing() or (self._hub.draining and self._open)):
             self._transport.resume_reading()
 
     # --- heartbeat -------------------------------------------------------------------------------------------------

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
+import subprocess
+from contextlib import AsyncExitStack
+from pathlib import Path
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -9,16 +15,19 @@ import pytest
 from echokernel import InvalidArgument, RequestTimeout, TransportError, Unauthenticated
 from echokernel_agora import (
     AgoraClient,
+    BadRequest,
     ConnectionLost,
     IdInUse,
     Limits,
     Message,
     NoSuchAgent,
     ReceiverGone,
+    ReceiverSlow,
     Replaced,
     StreamAborted,
     StreamRefused,
     Token,
+    TooLarge,
 )
 
 pytestmark = pytest.mark.anyio
@@ -132,7 +141,7 @@ async def test_errors_are_exceptions_named_after_their_codes(serve) -> None:
         with pytest.raises(NoSuchAgent):
             async with a.stream("nobody", reply=True) as stream:
                 await stream.reply()
-        with pytest.raises(RequestTimeout, match="a did not answer within 0.05 s"):
+        with pytest.raises(RequestTimeout, match=r"a did not answer within 0\.05 s"):
             await a.request("a", 1, timeout=0.05)
         with pytest.raises(InvalidArgument, match="has no JSON"):
             await a.send("a", object())
@@ -219,7 +228,7 @@ async def test_presence(serve) -> None:
         assert (event, agent.id) == ("gone", "b")
         del events
         await a.list()
-        assert not any(peer.watching for peer in lab.router.peers)
+        assert not lab.router._watchers
 
 
 async def test_a_lost_connection_loses_and_doubles_nothing(serve) -> None:
@@ -296,14 +305,14 @@ async def test_a_replaced_client_does_not_come_back(serve) -> None:
 
 async def test_who_may_not_come_in_is_told_why(serve) -> None:
     async with serve(tokens=[TOKEN]) as lab:
-        with pytest.raises(Unauthenticated, match="401 Unauthorized: .*; pass the router's token"):
+        with pytest.raises(Unauthenticated, match=r"401 Unauthorized: .*; pass the router's token"):
             async with AgoraClient(lab.url, id="a"):
                 pass
     async with serve() as lab, AgoraClient(lab.url, id="a"):
         with pytest.raises(IdInUse):
             async with AgoraClient(lab.url, id="a"):
                 pass
-    with pytest.raises(TransportError, match="cannot connect to 127.0.0.1:1"):
+    with pytest.raises(TransportError, match=r"cannot connect to 127\.0\.0\.1:1"):
         async with AgoraClient("ws://127.0.0.1:1/ws", id="a"):
             pass
     for url in ("http://127.0.0.1/ws", "127.0.0.1:8765", "ws://user:secret@host/ws"):
@@ -346,3 +355,104 @@ async def test_leaving_says_goodbye_behind_what_was_sent(serve) -> None:
         with pytest.raises(ConnectionLost):
             await a.send("b", 1)
         assert [agent.id for agent in await b.list()] == ["b"]
+
+
+async def test_what_is_not_read_is_bounded_and_answers_come_through(serve) -> None:
+    refused = []
+    async with serve(limits=Limits(frame_burst=1e6)) as lab, AgoraClient(lab.url, id="b") as b:
+        async with AgoraClient(lab.url, id="a", features=(), on_error=refused.append) as a:
+            for n in range(6000):
+                await a.send("b", [n, "x" * 1000])
+            with anyio.fail_after(10):
+                while not refused:
+                    await anyio.sleep(0.01)
+            unread = b._engine.inbox.unread
+            assert 256 < unread.frames < 600
+            assert isinstance(refused[0], ReceiverSlow)
+            assert {agent.id for agent in await b.list()} == {"a", "b"}
+            assert unread.frames < 256 * 17
+            assert [(await first(b)).payload[0] for _ in range(1000)] == list(range(1000)), "in order, without gaps"
+
+
+async def test_a_program_that_fails_in_on_error_keeps_its_connection(serve) -> None:
+    async with serve() as lab, AgoraClient(lab.url, id="a", on_error=lambda error: 1 / 0) as a:
+        await a.send("nobody", 1)
+        assert [agent.id for agent in await a.list()] == ["a"]
+
+
+async def test_a_request_that_is_cancelled_leaves_nothing_behind(serve) -> None:
+    async with serve() as lab, AgoraClient(lab.url, id="a") as a, AgoraClient(lab.url, id="b") as b:
+        with anyio.move_on_after(0.05):
+            await a.request("b", {"n": 1})
+        assert not a._engine.is_waiting
+        await (await first(b)).reply("late")
+        assert (await first(a)).payload == "late", "a reply that nobody waits for is a message"
+
+
+async def test_entering_twice_and_using_before_entering_are_mistakes(serve) -> None:
+    async with serve() as lab:
+        client = AgoraClient(lab.url, id="a")
+        with pytest.raises(InvalidArgument, match="not connected"):
+            await client.send("b", 1)
+        assert not client.connected
+        async with client:
+            with pytest.raises(InvalidArgument, match="entered once"):
+                await client.__aenter__()
+            with pytest.raises(InvalidArgument, match="a chunk is text, not bytes"):
+                async with client.stream("a") as stream:
+                    await stream.send(b"x")
+
+
+async def test_ids_names_and_cards_that_the_router_refuses(serve) -> None:
+    async with serve(limits=Limits(card_bytes=10)) as lab:
+        with pytest.raises(BadRequest, match="`id` is 'a b'"):
+            async with AgoraClient(lab.url, id="a b"):
+                pass
+        with pytest.raises(TooLarge, match="the card has"):
+            async with AgoraClient(lab.url, id="a", card={"text": "x" * 20}):
+                pass
+
+
+async def test_two_that_want_one_id_do_not_fight_for_ever(serve) -> None:
+    async with serve(tokens=[TOKEN]) as lab:
+        taken = 0
+        for _ in range(3):
+            async with AgoraClient(lab.url, id="a", token=TOKEN.secret) as old:
+                async with AgoraClient(lab.url, id="a", token=TOKEN.secret):
+                    with pytest.raises(Replaced), anyio.fail_after(5):
+                        await first(old)
+                    taken += 1
+        assert taken == 3
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_hundred_are_back_within_5_s_of_a_restart(serve) -> None:
+    async with serve() as lab, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(AgoraClient(lab.url, id=f"agent-{n}")) for n in range(100)]
+        await anyio.to_thread.run_sync(lab.restart)
+        with anyio.fail_after(5):
+            while len(await clients[0].list()) < 100:
+                await anyio.sleep(0.05)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A folder with a certificate of 127.0.0.1."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not here")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=agora -addext subjectAltName=IP:127.0.0.1"
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    return tmp_path
+
+
+async def test_tls_is_verified(serve, certificate: Path) -> None:
+    async with serve(certificate=certificate / "cert.pem", key=certificate / "key.pem") as lab:
+        assert lab.url.startswith("wss://")
+        context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+        async with AgoraClient(lab.url, id="a", context=context) as a:
+            assert await a.send("a", "x" * 100_000, confirm=True) == "delivered"
+            assert (await first(a)).payload == "x" * 100_000
+        with pytest.raises(TransportError, match="certificate verify failed"):
+            async with AgoraClient(lab.url, id="b"):
+                pass
