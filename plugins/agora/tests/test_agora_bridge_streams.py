@@ -311,6 +311,24 @@ async def test_a_session_that_wants_no_more_is_heard_at_the_sender(world: Bridge
         assert guest.client.is_connected
 
 
+async def test_what_waits_of_a_stream_that_is_stopped_has_an_outcome(world: BridgeWorld) -> None:
+    ws = world.agent("ws-1")
+    async with world.guest("quic-1") as guest:
+        guest.stop_reading()
+        guest.refuse_after = 1
+        ws.say("send", to="quic-1", stream=True, stream_id="s")
+        for _ in range(50):
+            ws.say("send_chunk", to="quic-1", stream_id="s", chunk="x" * 8_000)
+            await anyio.sleep(0.001)
+        assert world.router.waiting()[0] > 0  # the transport is full
+        guest.reading.set()
+        await until(lambda: ws.got)
+        assert ws.one()["code"] == "stream_stopped"
+        assert world.router.waiting() == (0, 0)
+        assert world.router.agents["quic-1"].queue.size == 0
+        assert world.router.counters.errored > 0
+
+
 async def test_an_agent_that_wants_no_more_is_heard_at_the_session(world: BridgeWorld) -> None:
     ws = world.agent("ws-1")
     async with world.guest("quic-1") as guest:
