@@ -100,7 +100,7 @@ def _make_parts(config: Config) -> Parts:
             parts.handlers += [(place, handler) for handler in find_handlers(name, config.path.parent)]
         except HandlerTrouble as error:
             parts.problems.append(config.problem("handler", place, str(error)))
-    if not config.declares("listen"):
+    if not config.declares("listen") and not any(getattr(each, "serves", False) for each in parts.services):
         message = 'nothing to run: there is no [listen.NAME]; add [listen.main] with url = "quic://127.0.0.1:4433"'
         parts.problems.append(config.problem("missing", (), message))
     return parts

@@ -41,7 +41,8 @@ class Service(Protocol):
     """Something that runs beside a server: a router, an advertiser, a clock.
 
     One that is also a :class:`~echokernel.clock.Clock` becomes the server's clock. One with an attribute ``stops_first`` that
-    is true is stopped as soon as the server accepts nobody any more: an advertiser.
+    is true is stopped as soon as the server accepts nobody any more: an advertiser. One with an attribute ``serves`` that is
+    true is worth running where the node has no listener: a router with one of its own.
     """
 
     async def start(self, context: ServerContext) -> None:

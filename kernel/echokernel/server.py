@@ -203,7 +203,7 @@ class ServerBuilder(HandlerOwner):
 
     def build(self) -> EchoServer:
         """Return the server. Raises InvalidArgument, ConfigError, PluginError for what cannot work; opens nothing."""
-        if not self._bindings:
+        if not self._bindings and not any(getattr(each, "serves", False) for each in self._services):
             raise InvalidArgument("the server has no address; call bind('127.0.0.1:4433')")
         node = self._node
         missing = [

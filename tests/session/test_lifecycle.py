@@ -493,3 +493,23 @@ async def test_a_service_that_stops_first_does_so_before_the_sessions_are_draine
         await nodes.client.ping()
         await nodes.server.stop(drain=1)
     assert told == ["announcer with 1 sessions", "clock with 0 sessions"]
+
+
+async def test_a_service_that_serves_is_enough_to_run_for() -> None:
+    class Service:
+        def __init__(self, *, serves: bool) -> None:
+            self.serves, self.running = serves, False
+
+        async def start(self, context: Any) -> None:
+            self.running = True
+
+        async def stop(self) -> None:
+            self.running = False
+
+    with pytest.raises(InvalidArgument, match="the server has no address"):
+        EchoServer.builder().serializer(JsonSerializer()).service(Service(serves=False)).build()
+    service = Service(serves=True)
+    async with EchoServer.builder().serializer(JsonSerializer()).service(service).build() as server:
+        assert service.running
+        assert not server.addresses
+    assert not service.running

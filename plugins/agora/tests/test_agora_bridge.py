@@ -23,7 +23,7 @@ from echokernel import (
 )
 from echokernel.testing import JsonSerializer, connected, virtual_time_backends
 from echokernel_agora import AgoraBridge, Principal, Router
-from echokernel_agora.bridge import HANDLERS, principal_of
+from echokernel_agora.bridge import HANDLERS, who_is
 from echokernel_agora.controls import _ERRORS
 from echokernel_protocol.codes import Code
 
@@ -180,9 +180,9 @@ async def test_a_principal_is_whom_the_authenticator_said() -> None:
     async with connected(
         server=EchoServer.builder().authenticator(Everybody()), client=EchoClient.builder().credentials("ada")
     ) as nodes:
-        seen.append(principal_of(nodes.session))
+        seen.append(who_is(nodes.session))
     async with connected() as nodes:
-        seen.append(principal_of(nodes.session))
+        seen.append(who_is(nodes.session))
     assert [(each.name, each.anonymous, each.operator) for each in seen] == [
         ("ada", False, False),
         ("local", True, False),

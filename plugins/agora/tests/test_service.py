@@ -165,6 +165,12 @@ def test_the_example_configuration_is_valid(config: Path, capsys: pytest.Capture
     assert main(["check", str(config)]) == 0
 
 
+def test_a_node_needs_no_other_listener(tmp_path: Path) -> None:
+    config = tmp_path / "agora.toml"
+    config.write_text('plugins = ["agora"]\n[service.agents]\nuse = "agora"\nlisten = "127.0.0.1:0"\n')
+    assert main(["check", str(config)]) == 0
+
+
 @pytest.fixture
 def node(config: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "echokernel", "run", str(config)]

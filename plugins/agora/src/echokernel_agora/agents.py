@@ -54,10 +54,13 @@ class Peer:
         "credit",
         "features",
         "frames_left",
-        "limited_since",
+        "news",
         "outlet",
         "principal",
+        "probed_at",
         "refilled_at",
+        "retry_at",
+        "strikes",
         "told",
         "transport",
     )
@@ -72,7 +75,10 @@ class Peer:
         self.blocked_since: float | None = None  # since when the outlet has no room
         self.frames_left = self.bytes_left = 0.0
         self.refilled_at = now
-        self.limited_since: float | None = None
+        self.retry_at = 0.0  # when the frame that was refused last would have passed
+        self.strikes = 0.0  # frames that did not wait for that, and are not forgiven yet
+        self.news: dict[str, bytes] | None = None  # of agents that it watches, what it has not read: the last of each
+        self.probed_at = now - 3600
         self.bad: deque[float] | None = None
         self.told: dict[Any, None] | None = None  # streams which are not open and whose sender knows it
         self.credit: dict[AccountKey, Account] | None = None  # where it has the feature
@@ -103,6 +109,7 @@ class Agent:
         "serial",
         "token",
         "transport",
+        "unacknowledged",
     )
 
     def __init__(self, id: str, principal: Principal, transport: str, at: datetime, serial: int) -> None:
@@ -122,6 +129,7 @@ class Agent:
         self.outgoing: set[Stream] | None = None
         self.incoming: set[Stream] | None = None
         self.pairs: dict[str, list[float]] | None = None
+        self.unacknowledged = (0, 0.0)  # the oldest number that its log waits for, and since when
         self.head = b'"from":"%b"' % id.encode()
         self.record = b""
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from echokernel.tasks import Future, Task, TaskScope
     from echokernel_agora.router import Router
 
-__all__ = ["HANDLERS", "AgoraBridge", "principal_of"]
+__all__ = ["HANDLERS", "AgoraBridge", "who_is"]
 
 KEY = "agora.bridge"
 ANONYMOUS = Principal("local", anonymous=True)
 
 
-def principal_of(session: Session) -> Principal:
+def who_is(session: Session) -> Principal:
     """Return who a session speaks for: whom an authenticator or its certificate says, else nobody in particular."""
     if session.principal is not None:
         return Principal(session.principal)
@@ -40,16 +40,16 @@ def principal_of(session: Session) -> Principal:
 class AgoraBridge:
     """Lets the sessions of a node be agents: ``EchoServer.builder().plugin(AgoraBridge(router))``.
 
-    A node whose configuration has the service ``agora`` has one already. ``principal_of(session)`` says who a session is, or
-    raises PermissionDenied; it is called when the session first asks for anything.
+    A node whose configuration has the service ``agora`` has one already. ``principal_of(session)`` says who a session is, by
+    default as :func:`who_is` does, or raises PermissionDenied; it is called when the session first asks for anything.
     """
 
     name = "agora-bridge"
 
-    def __init__(self, router: Router, *, principal_of: Callable[[Session], Principal] = principal_of) -> None:
+    def __init__(self, router: Router, *, principal_of: Callable[[Session], Principal] | None = None) -> None:
         self.router = router
         """Where the agents meet."""
-        self.principal_of = principal_of
+        self.principal_of = principal_of or who_is
         self._seats: dict[Session, Seat] = {}
         self._tasks: TaskScope | None = None
         self._context = contextvars.Context()

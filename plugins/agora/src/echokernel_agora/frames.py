@@ -31,6 +31,7 @@ __all__ = [
 __all__ += ["Send", "SendChunk", "SendEnd", "Stop", "Unwatch", "Watch", "decode", "error", "quoted", "request_id_of"]
 
 ID = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
+MOST_MEMBERS = 64  # of a frame that has to be read slowly: no frame has a quarter of that
 MOST_NAME, MOST_TEXT = 256, 128  # characters of a name; of stream ids, frame ids, request ids
 BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they make a text look like another one
 NOTHING = Raw()
@@ -220,7 +221,7 @@ def _check_register(frame: Register) -> None:
 
 
 _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//[^\s/?#\x00-\x1f]+)?[^\s\x00-\x1f]*")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:[^\s\x00-\x1f]+")
 
 
 def seen(text: str) -> str:
@@ -300,7 +301,7 @@ def _cut(text: str) -> tuple[str, dict[str, str]]:
     if text[at : at + 1] != "{":
         raise ValueError("not an object")
     at += 1
-    while True:
+    for _ in range(MOST_MEMBERS):
         start = _SPACE.match(text, at).end()  # type: ignore[union-attr]
         key, at = _SCANNER.raw_decode(text, start)
         at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
@@ -318,6 +319,7 @@ def _cut(text: str) -> tuple[str, dict[str, str]]:
         if text[at : at + 1] != ",":
             raise ValueError("not an object")
         at += 1
+    raise ValueError("too many members")
 
 
 def quoted(text: str) -> bytes:

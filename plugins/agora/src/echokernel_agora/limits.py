@@ -36,7 +36,7 @@ class Limits:
     byte_rate: float = 4.0 * 1024 * 1024
     """Bytes per second from one agent, in the long run; the burst is twice that."""
     rate_patience: float = 10.0
-    """Seconds in which an agent that is never under its rate is refused; then it is closed with 1008."""
+    """Seconds for which an agent may send at thrice its rate without waiting; then it is closed with 1008, a flood sooner."""
     self_per_minute: int = 20
     """One-shot messages per minute from an agent to itself; 0: no limit."""
     pair_per_minute: int = 0

@@ -26,7 +26,7 @@ def listing(asked: Listing, agents: Iterable[Agent], page: int, *, strict_seed: 
     for agent in agents:
         if agent.serial <= after or (asked.capability is not None and asked.capability not in agent.capabilities):
             continue
-        if len(records) >= most or size > LIST_BYTES:
+        if len(records) >= most or (size > LIST_BYTES and not strict_seed):
             cursor = str(last)
             break
         record = agent.record

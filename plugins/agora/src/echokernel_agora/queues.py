@@ -61,12 +61,13 @@ class Parcel:
 
 class Queue(Protocol):
     """What all three kinds do. ``frames`` and ``size`` (bytes) count what waits, ``relayed`` the frames of agents among
-    them, ``credited`` the bytes that credit paid for.
+    them, ``credited`` and ``credited_frames`` what credit paid for.
     """
 
     frames: int
     size: int
     credited: int
+    credited_frames: int
     relayed: int
 
     def push(self, parcel: Parcel) -> None: ...
@@ -79,13 +80,13 @@ class Queue(Protocol):
 
 
 class _Counting:
-    __slots__ = ("credited", "frames", "relayed", "size")
+    __slots__ = ("credited", "credited_frames", "frames", "relayed", "size")
 
     def __init__(self) -> None:
         self._forget()
 
     def _forget(self) -> None:
-        self.frames = self.size = self.credited = self.relayed = 0
+        self.frames = self.size = self.relayed = self.credited = self.credited_frames = 0
 
     def _add(self, parcel: Parcel) -> None:
         self.frames += 1
@@ -94,6 +95,7 @@ class _Counting:
             self.relayed += 1
         if parcel.account is not None:
             self.credited += len(parcel.data)
+            self.credited_frames += 1
 
     def _remove(self, parcel: Parcel) -> None:
         self.frames -= 1
@@ -102,6 +104,7 @@ class _Counting:
             self.relayed -= 1
         if parcel.account is not None:
             self.credited -= len(parcel.data)
+            self.credited_frames -= 1
 
 
 class Lanes(_Counting):
@@ -120,6 +123,10 @@ class Lanes(_Counting):
             lane = self._lanes[parcel.sender_id] = deque()
         lane.append(parcel)
         self._add(parcel)
+
+    def of_sender(self, sender_id: str) -> int:
+        """Return how many frames of one sender wait."""
+        return len(self._lanes.get(sender_id, ()))
 
     def drain(self, write: Callable[[bytes], bool]) -> Iterator[Parcel]:
         lanes = self._lanes
@@ -192,6 +199,11 @@ class Log(_Counting):
     @property
     def unwritten(self) -> bool:
         return self._written < len(self._entries)
+
+    @property
+    def unacknowledged(self) -> int:
+        """The number of the oldest frame that was written and not acknowledged; 0: there is none."""
+        return self._entries[0].seq if self._written else 0
 
     def clear(self) -> list[Parcel]:
         waiting = list(self._entries)

@@ -20,6 +20,7 @@ from echokernel_agora.frames import (
     request_id_of,
 )
 from echokernel_agora.queues import Account, AccountKey, Held, Lanes, Log, Parcel
+from echokernel_agora.rates import Rates, Refused
 from echokernel_agora.streams import Key, Stream
 from echokernel_agora.texts import KINDS, NAMES, REPLIES, Texts, starts
 
@@ -28,20 +29,11 @@ if TYPE_CHECKING:
     from echokernel_agora.counters import Counters
     from echokernel_agora.limits import Limits
 
-__all__ = ["Refused", "Relay"]
+__all__ = ["Relay"]
 
 KEPT_ERRORS = 100  # the console shows them
 MOST_TOLD = 256  # streams of one connection that are not open and of which it was told; then the oldest is forgotten
 MOST_ACCOUNTS = 1024  # receivers with whom a sender with credit has an open account
-MOST_PAIRS = 1024  # receivers for whom a sender's one-shot messages are counted
-
-
-class Refused(Exception):
-    """A frame that will not arrive, and why."""
-
-    def __init__(self, code: str, message: str, *, retry_ms: int | None = None) -> None:
-        super().__init__(message)
-        self.code, self.message, self.retry_ms = code, message, retry_ms
 
 
 class Relay:
@@ -60,6 +52,7 @@ class Relay:
         self._limits, self._counters, self._agents = limits, counters, agents
         self._strict_seed, self._monotonic, self._utcnow = strict_seed, monotonic, utcnow
         self._texts = Texts(strict_seed=strict_seed)
+        self.rates = Rates(limits, monotonic)
         self.streams: dict[Key, Stream] = {}
         self.recent_errors: deque[dict[str, str]] = deque(maxlen=KEPT_ERRORS)
 
@@ -74,15 +67,32 @@ class Relay:
         if peer.control is None:
             peer.control = deque()
         if peer.control and peer.control_bytes + len(frame) > self._limits.control_bytes:
-            self._counters.slow += 1
-            peer.outlet.close(1013, "too many answers wait: read what is sent to you")
+            self._give_up(peer)
             return
         peer.control.append(frame)
         peer.control_bytes += len(frame)
 
+    def _give_up(self, peer: Peer) -> None:
+        self._counters.slow += 1
+        peer.outlet.close(1013, "too many answers wait: read what is sent to you")
+
+    def announce(self, peer: Peer, agent_id: str, frame: bytes) -> None:
+        """Tell a watcher of another agent; of what it does not read in time, the last of each agent waits."""
+        if peer.blocked_since is None and not peer.news:
+            self.answer(peer, frame)
+            return
+        if peer.news is None:
+            peer.news = {}
+        peer.news.pop(agent_id, None)  # it goes behind the others
+        peer.news[agent_id] = frame
+
     def tell(self, agent: Agent, frame: bytes) -> None:
         """Let an agent know something; one whose connection is lost learns it when it resumes."""
         if isinstance(agent.queue, Log):
+            if agent.queue.frames - agent.queue.relayed >= self._limits.queue_frames:
+                if agent.peer is not None:
+                    self._give_up(agent.peer)
+                return  # it does not read even errors; without a connection it is forgotten at the next tick
             agent.queue.push(Parcel(frame, "error", agent.id))
             if agent.peer is not None:
                 self._write_waiting(agent, agent.peer)
@@ -120,6 +130,12 @@ class Relay:
                 peer.blocked_since = self._monotonic()
                 return
             peer.control_bytes -= len(peer.control.popleft())
+        while peer.news:
+            agent_id = next(iter(peer.news))
+            if not peer.outlet.write(peer.news[agent_id]):
+                peer.blocked_since = self._monotonic()
+                return
+            del peer.news[agent_id]
         if peer.agent is not None and peer.agent.peer is peer:
             self._write_waiting(peer.agent, peer)
 
@@ -199,6 +215,12 @@ class Relay:
         if receiver.peer is not None:
             self._write_waiting(receiver, receiver.peer)
 
+    def forget_failed(self, stream: Stream) -> None:
+        """Forget a stream whose sender knows that it has failed, and may still send on it: it is told nothing more."""
+        self.forget(stream)
+        if stream.sender.peer is not None:
+            self._knows(stream.sender.peer, stream.key[1:])
+
     def forget(self, stream: Stream) -> None:
         if self.streams.get(stream.key) is stream:
             del self.streams[stream.key]
@@ -224,12 +246,13 @@ class Relay:
             agent.received += 1
         account, stream = None, None
         try:
+            limited = self.rates.limited(peer, size)
             if agent is None:
-                raise Refused("not_registered", "register first: the receiver has to know who sends")
+                raise limited or Refused("not_registered", "register first: the receiver has to know who sends")
             if peer.credit is not None:
                 key = _account_key(frame, kind in REPLIES) if peer.outlet.holds else frame.to
                 account = self._charge(peer.credit, key, size)
-            if (limited := self.limited(peer, size)) is not None:
+            if limited is not None:
                 raise limited
             target = self._agents.get(frame.to)
             if target is None or not peer.principal.may_reach(frame.to):
@@ -285,8 +308,11 @@ class Relay:
         if parcel.account is not None:
             full = queue.credited + size > limits.credit_bytes
         else:
-            uncredited = queue.size - queue.credited + size
-            full = queue.frames >= limits.queue_frames or uncredited > limits.queue_bytes
+            frames, octets = queue.frames - queue.credited_frames, queue.size - queue.credited + size
+            full = frames >= limits.queue_frames or octets > limits.queue_bytes
+            if full and type(queue) is Lanes and frames < 2 * limits.queue_frames and octets <= 2 * limits.queue_bytes:
+                # one that floods an agent leaves room for what others send it
+                full = queue.of_sender(parcel.sender_id) >= max(1, limits.queue_frames // 8)
         if full:
             raise Refused(
                 "receiver_slow",
@@ -335,7 +361,7 @@ class Relay:
         if frame.hops is not None and frame.hops >= limits.hops:
             raise Refused("loop", f"it has passed {frame.hops} routers; at most {limits.hops} may carry it")
         if limits.pair_per_minute or target is agent:
-            self._within_pair(agent, target)
+            self.rates.within_pair(agent, target)
         if not starts(frame, reply):
             return None
         if stream_id is None:
@@ -351,6 +377,9 @@ class Relay:
                     "stream_exists", "a stream of this id to this agent is open: end it, or choose another id"
                 )
             self.forget(old)
+        if len(agent.outgoing) >= limits.streams:
+            for each in [each for each in agent.outgoing if each.failed]:
+                self.forget_failed(each)
         if len(agent.outgoing) >= limits.streams:
             raise Refused(
                 "too_many_streams", f"you have {len(agent.outgoing)} streams open; at most {limits.streams} may be"
@@ -370,67 +399,13 @@ class Relay:
         stream = self.streams.get((agent.id, target.id, kind in REPLIES, frame.stream_id))
         if stream is None:
             raise Refused("no_such_stream", "no stream of this id to this agent is open: it begins with stream: true")
+        stream.last = self._monotonic()
         if stream.failed:
             raise Refused("receiver_gone", "")  # it was told already, and why
-        stream.last = self._monotonic()
         stream.chunks += 1
         return stream
 
     # -- how much ----------------------------------------------------------------------------------------------------
-
-    def limited(self, peer: Peer, size: int, weight: float = 1.0) -> Refused | None:
-        """Take a frame of ``size`` bytes, and of the work of ``weight`` frames, out of what a connection may send now."""
-        limits, now = self._limits, self._monotonic()
-        frames, octets = self._left(peer, now)
-        peer.refilled_at = now
-        if frames >= 1 and octets > 0:
-            peer.frames_left, peer.bytes_left = frames - weight, octets - size
-            if peer.limited_since is not None and frames > limits.frame_burst / 2 and octets > limits.byte_rate:
-                peer.limited_since = None
-            return None
-        peer.frames_left, peer.bytes_left = frames, octets
-        if peer.limited_since is None:
-            peer.limited_since = now
-        elif now - peer.limited_since > limits.rate_patience:
-            peer.outlet.close(1008, f"over the rate for {limits.rate_patience:g} s")
-        return Refused(
-            "rate_limited",
-            f"at most {limits.frame_rate:g} frames and {limits.byte_rate:g} bytes per second",
-            retry_ms=max(1, round(self._refilled_in(frames, octets) * 1000)),
-        )
-
-    def pause(self, peer: Peer) -> float:
-        """Return in how many seconds a connection may send a frame; 0: now."""
-        frames, octets = self._left(peer, self._monotonic())
-        return 0.0 if frames >= 1 and octets > 0 else max(0.001, self._refilled_in(frames, octets))
-
-    def _left(self, peer: Peer, now: float) -> tuple[float, float]:
-        limits, passed = self._limits, now - peer.refilled_at
-        frames = min(peer.frames_left + passed * limits.frame_rate, limits.frame_burst)
-        return frames, min(peer.bytes_left + passed * limits.byte_rate, 2 * limits.byte_rate)
-
-    def _refilled_in(self, frames: float, octets: float) -> float:
-        return max((1 - frames) / self._limits.frame_rate, -octets / self._limits.byte_rate)
-
-    def _within_pair(self, agent: Agent, target: Agent) -> None:
-        most = self._limits.self_per_minute if target is agent else self._limits.pair_per_minute
-        if not most:
-            return
-        now = self._monotonic()
-        if agent.pairs is None:
-            agent.pairs = {}
-        count = agent.pairs.get(target.id)
-        if count is None or now - count[0] >= 60:
-            if len(agent.pairs) >= MOST_PAIRS:
-                del agent.pairs[next(iter(agent.pairs))]
-            count = agent.pairs[target.id] = [now, 0]
-        if count[1] >= most:
-            raise Refused(
-                "loop",
-                f"{most} messages within a minute to {'yourself' if target is agent else 'this agent'}; more are refused",
-                retry_ms=max(1, round((count[0] + 60 - now) * 1000)),
-            )
-        count[1] += 1
 
     def _charge(self, credit: dict[AccountKey, Account], key: AccountKey, size: int) -> Account:
         account = credit.get(key)

@@ -37,7 +37,7 @@ OnEvent = Callable[[str, Mapping[str, object]], None]
 
 FEATURES = frozenset({"receipt", "credit", "resume", "presence"})
 TAKEOVER_SECONDS = 10.0
-ACK_WEIGHT = 0.05  # of a frame, against the rate: who gets many frames has many to acknowledge
+PROBE_PAUSE = 20.0  # seconds between two probes of one connection, whoever wants its id
 BAD_SECONDS = 10.0
 
 
@@ -54,7 +54,7 @@ class Router:
         *,
         strict_seed: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
-        utcnow: Callable[[], datetime] = lambda: datetime.now(UTC),
+        utcnow: Callable[[], datetime] | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         self.limits = limits or Limits()
@@ -69,13 +69,13 @@ class Router:
         """The connections."""
         self.on_event = on_event
         """Hears of connections and registrations: one line of a log each."""
-        self._monotonic, self._utcnow = monotonic, utcnow
+        self._monotonic, self._utcnow = monotonic, utcnow or _now
         self._started = monotonic()
         self._serial = 0
         self._takeovers: dict[str, deque[float]] = {}
         self._watchers: set[Peer] = set()
         self._relay = Relay(
-            self.limits, self.counters, self.agents, strict_seed=strict_seed, monotonic=monotonic, utcnow=utcnow
+            self.limits, self.counters, self.agents, strict_seed=strict_seed, monotonic=monotonic, utcnow=self._utcnow
         )
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {
             Register: self._register,
@@ -83,7 +83,6 @@ class Router:
             Ping: self._ping,
             Watch: self._watch,
             Unwatch: self._unwatch,
-            Ack: self._acknowledge,
             Stop: self._stop,
         }
 
@@ -113,7 +112,9 @@ class Router:
             self._relay.relay(peer, frame, len(text))
         elif self.strict_seed and kind is not Register and kind is not Listing:
             self._refuse_bad(peer, "`type` is none of the seed's")
-        elif self._admit(peer, ACK_WEIGHT if kind is Ack else 1.0):
+        elif kind is Ack:
+            self._acknowledge(peer, frame, len(text))
+        elif self._admit(peer, len(text)):
             self._handlers[kind](peer, frame)
 
     def refuse(self, peer: Peer, code: str, message: str) -> None:
@@ -144,7 +145,7 @@ class Router:
 
     def pause(self, peer: Peer) -> float:
         """Return in how many seconds a connection is within its rate with one more frame; 0: now."""
-        return self._relay.pause(peer)
+        return self._relay.rates.pause(peer)
 
     def detach(self, peer: Peer, *, resumable: bool = False, reason: str = "") -> None:
         """Forget a connection. ``resumable``: it was lost, and an agent with ``resume`` may come back."""
@@ -152,7 +153,7 @@ class Router:
             return
         self.peers.discard(peer)
         self._watchers.discard(peer)
-        agent, peer.control = peer.agent, None
+        agent, peer.control, peer.news = peer.agent, None, None
         self._tell(
             "disconnected",
             agent=agent.id if agent else "",
@@ -195,8 +196,8 @@ class Router:
             self._tell("refused", principal=peer.principal.name, address=peer.address, reason="bad frames")
             peer.outlet.close(1008, f"{len(peer.bad)} bad frames within {BAD_SECONDS:g} s: {message}"[:120])
 
-    def _admit(self, peer: Peer, weight: float = 1.0) -> bool:
-        limited = self._relay.limited(peer, 0, weight)
+    def _admit(self, peer: Peer, size: int, weight: float = 1.0) -> bool:
+        limited = self._relay.rates.limited(peer, size, weight)
         if limited is not None:
             self._relay.tell_error(peer, limited.code, limited.message, retry_ms=limited.retry_ms)
         return limited is None
@@ -209,7 +210,8 @@ class Router:
                     peer, "already_registered", f"this connection is {agent.id!r}: one connection is one agent"
                 )
                 return
-            if self._describe(peer, agent, frame):
+            if not self._too_much(peer, frame):
+                self._describe(agent, frame)
                 self._relay.answer(peer, self._registered(peer, agent, frame, resumed=None))
                 self._announce("changed", agent)
                 self._tell("updated", agent=agent.id)
@@ -217,29 +219,36 @@ class Router:
         if not peer.principal.may_be(frame.id):
             self._relay.tell_error(peer, "forbidden", f"this token does not allow the id {frame.id!r}")
             return
+        if self._too_much(peer, frame):
+            return
         old = self.agents.get(frame.id)
-        resumes = old is not None and old.token is not None and _same(frame.resume, old.token)
-        if old is not None and not resumes and not self._may_replace(peer, old):
+        known = old is not None and old.token is not None and _same(frame.resume, old.token)
+        if old is not None and not known and not self._may_replace(peer, old):
             return
         if old is not None and old.peer is not None and not self._count_takeover(peer, old):
             return
-        agent = old if resumes and old is not None else None
+        done: list[Parcel] | None = None
+        if known and old is not None and isinstance(old.queue, Log) and "resume" in (frame.features or ()):
+            done = old.queue.resume(frame.seq or 0)  # None: there would be a gap, so it begins anew
+        resumes = done is not None
+        agent = old if resumes else None
         if agent is None:
             self._serial += 1
             agent = Agent(frame.id, peer.principal, peer.transport, self._utcnow(), self._serial)
-        if not self._describe(peer, agent, frame):
-            return
+        self._describe(agent, frame)
         self._take_place(peer, agent, old)
         peer.features = FEATURES.intersection(frame.features or ()) if not self.strict_seed else frozenset()
         if "credit" in peer.features:
             peer.credit = {}
-        resumed = self._resume(agent, frame) if resumes else False
-        if not resumes:
-            if peer.outlet.holds:
-                agent.hold()
-            elif "resume" in peer.features:
-                agent.keep_log()
-        self._relay.answer(peer, self._registered(peer, agent, frame, resumed=resumed))
+        if resumes:
+            self.counters.resumed += 1
+        elif peer.outlet.holds:
+            agent.hold()
+        elif "resume" in peer.features:
+            agent.keep_log()
+        self._relay.answer(peer, self._registered(peer, agent, frame, resumed=resumes))
+        for parcel in done or ():
+            self._relay.delivered(parcel, agent)
         agent.describe(strict_seed=self.strict_seed)
         self._announce("online", agent)
         self._tell(
@@ -253,7 +262,10 @@ class Router:
         if proven or (old.peer is None and old.principal.name == peer.principal.name):
             return True
         if old.peer is not None:
-            old.peer.outlet.probe()  # where it is dead and nobody knows, the next attempt succeeds
+            now = self._monotonic()
+            if now - old.peer.probed_at > PROBE_PAUSE:
+                old.peer.probed_at = now
+                old.peer.outlet.probe()  # where it is dead and nobody knows, the next attempt succeeds
         self._relay.tell_error(
             peer, "id_in_use", f"another connection is {old.id!r}; choose another id, or wait for its end"
         )
@@ -288,39 +300,22 @@ class Router:
         agent.peer, peer.agent = peer, agent
         agent.transport, agent.principal = peer.transport, peer.principal
 
-    def _resume(self, agent: Agent, frame: Register) -> bool:
-        """Go on behind the last frame that the client has got; False where that cannot be done without a gap."""
-        assert isinstance(agent.queue, Log)
-        done = agent.queue.resume(frame.seq or 0)
-        if done is None:
-            for parcel in agent.queue.clear():
-                self._relay.lost(parcel, "receiver_gone", "it came back without knowing what it had received")
-            agent.keep_log()
-            agent.received = 0
+    def _too_much(self, peer: Peer, frame: Register) -> bool:
+        """Whether a frame says more of an agent than is kept; that is told."""
+        limits = self.limits
+        if len(frame.capabilities or ()) > limits.capabilities:
+            said = f"{len(frame.capabilities or ())} capabilities; at most {limits.capabilities} are kept"
+        elif len(frame.card) > limits.card_bytes:
+            said = f"the card has {len(frame.card)} bytes; at most {limits.card_bytes} are kept"
+        else:
             return False
-        self.counters.resumed += 1
-        for parcel in done:
-            self._relay.delivered(parcel, agent)
+        self._relay.tell_error(peer, "too_large", said)
         return True
 
-    def _describe(self, peer: Peer, agent: Agent, frame: Register) -> bool:
-        """Put what a frame says of an agent into it; False where it says too much, and that was told."""
-        limits = self.limits
-        capabilities = tuple(frame.capabilities or ())
-        if len(capabilities) > limits.capabilities:
-            self._relay.tell_error(
-                peer, "too_large", f"{len(capabilities)} capabilities; at most {limits.capabilities} are kept"
-            )
-            return False
-        if len(frame.card) > limits.card_bytes:
-            self._relay.tell_error(
-                peer, "too_large", f"the card has {len(frame.card)} bytes; at most {limits.card_bytes} are kept"
-            )
-            return False
-        agent.name, agent.endpoint, agent.capabilities = frame.name, frame.endpoint, capabilities
+    def _describe(self, agent: Agent, frame: Register) -> None:
+        agent.name, agent.endpoint, agent.capabilities = frame.name, frame.endpoint, tuple(frame.capabilities or ())
         agent.card = frame.card.copy() if frame.card else frame.card  # a copy of its own, not of the whole frame
         agent.describe(strict_seed=self.strict_seed)
-        return True
 
     def _registered(self, peer: Peer, agent: Agent, frame: Register, *, resumed: bool | None) -> bytes:
         fields: dict[str, Any] = {"type": "registered", "id": agent.id}
@@ -337,7 +332,7 @@ class Router:
 
     def _list(self, peer: Peer, frame: Listing) -> None:
         limits = self.limits
-        if peer.control_bytes > limits.control_bytes // 2 or not self._admit(peer, len(self.agents) / 100):
+        if peer.control_bytes > limits.control_bytes // 2 or not self._admit(peer, 0, len(self.agents) / 100):
             if peer.control_bytes > limits.control_bytes // 2:
                 self._relay.tell_error(
                     peer, "rate_limited", "read the answers that wait before you ask for more", id=frame.id
@@ -347,7 +342,8 @@ class Router:
             self._refuse_bad(peer, "`cursor` is none that an answer to `list` had")
             return
         visible = (agent for agent in self.agents.values() if peer.principal.may_reach(agent.id))
-        self._relay.answer(peer, listing(frame, visible, limits.list_page, strict_seed=self.strict_seed))
+        page = len(self.agents) if self.strict_seed else limits.list_page  # the seed knows no pages
+        self._relay.answer(peer, listing(frame, visible, page, strict_seed=self.strict_seed))
 
     def _ping(self, peer: Peer, frame: Ping) -> None:
         fields = {"type": "pong"} if frame.id is None else {"type": "pong", "id": frame.id}
@@ -364,14 +360,15 @@ class Router:
     def _unwatch(self, peer: Peer, frame: Unwatch) -> None:
         self._watchers.discard(peer)
 
-    def _acknowledge(self, peer: Peer, frame: Ack) -> None:
+    def _acknowledge(self, peer: Peer, frame: Ack, size: int) -> None:
         agent = peer.agent
-        if agent is None or not isinstance(agent.queue, Log):
-            self._relay.tell_error(
-                peer, "bad_request", "`ack` needs the feature resume: name it in `register.features`"
-            )
+        done = agent.queue.acknowledge(frame.seq) if agent is not None and isinstance(agent.queue, Log) else None
+        if not done and not self._admit(peer, size):  # what settles something is free: others chose how much there is
             return
-        for parcel in agent.queue.acknowledge(frame.seq):
+        if agent is None or done is None:
+            self._relay.tell_error(peer, "bad_request", "`ack` needs the feature resume: name it in `register.features`")
+            return
+        for parcel in done:
             self._relay.delivered(parcel, agent)
 
     def _stop(self, peer: Peer, frame: Stop) -> None:
@@ -396,7 +393,7 @@ class Router:
         for peer in list(self._watchers):
             if peer.principal.may_reach(agent.id):
                 frame = frame or b'{"type":"presence","event":"%b","agent":%b}' % (event.encode(), agent.record)
-                self._relay.answer(peer, frame)
+                self._relay.announce(peer, agent.id, frame)
 
     def _remove(self, agent: Agent, why: str) -> None:
         """Forget an agent: whoever sent it something that did not arrive is told, and its own streams end."""
@@ -418,31 +415,44 @@ class Router:
     def tick(self) -> None:
         """Do what is due; called about once a second."""
         now, limits = self._monotonic(), self.limits
-        for stream in [each for each in self._relay.streams.values() if now - each.last > limits.stream_idle]:
-            if not stream.failed:
-                self._relay.tell_error(
-                    stream.sender,
-                    "stream_idle",
-                    f"nothing came on it for {limits.stream_idle:g} s",
-                    to=stream.key[1],
-                    stream_id=stream.stream_id,
-                )
-            self._relay.end(stream, "stream_idle", f"nothing came on it for {limits.stream_idle:g} s")
+        self._end_idle_streams(now)
         for peer in list(self.peers):
             if peer.blocked_since is not None and now - peer.blocked_since > limits.stuck_after:
-                self.counters.slow += 1
-                self._tell("slow", agent=peer.agent.id if peer.agent else "", address=peer.address)
-                self.detach(peer, resumable=True, reason="it read nothing")
-                peer.outlet.close(1013, f"nothing was read for {limits.stuck_after:g} s")
+                self._close_slow(peer, f"nothing was read for {limits.stuck_after:g} s")
             elif peer.agent is None and now - max(peer.attached_at, peer.refilled_at) > limits.idle_unregistered:
                 peer.outlet.close(4408, f"nobody registered within {limits.idle_unregistered:g} s")
-        for agent in [each for each in self.agents.values() if each.peer is None]:
-            if now - agent.lost_at > limits.resume_window:
+        for agent in list(self.agents.values()):
+            queue = agent.queue
+            if not isinstance(queue, Log):
+                continue
+            if agent.peer is not None:
+                oldest, since = agent.unacknowledged
+                if queue.unacknowledged != oldest:
+                    agent.unacknowledged = (queue.unacknowledged, now)
+                elif oldest and now - since > limits.stuck_after:
+                    self._close_slow(agent.peer, f"nothing was acknowledged for {limits.stuck_after:g} s")
+            elif now - agent.lost_at > limits.resume_window:
                 self._remove(agent, f"it did not come back within {limits.resume_window:g} s")
-            elif agent.queue.size > limits.queue_bytes + limits.credit_bytes + limits.control_bytes:
+            elif queue.frames - queue.relayed >= limits.queue_frames:
                 self._remove(agent, "more waits for it than is kept")
-        for agent_id in [key for key, times in self._takeovers.items() if now - times[-1] > TAKEOVER_SECONDS]:
+        for agent_id in [
+            key for key, times in self._takeovers.items() if not times or now - times[-1] > TAKEOVER_SECONDS
+        ]:
             del self._takeovers[agent_id]
+
+    def _end_idle_streams(self, now: float) -> None:
+        limit = self.limits.stream_idle
+        why = f"nothing came on it for {limit:g} s"
+        for stream in [each for each in self._relay.streams.values() if now - each.last > limit]:
+            if not stream.failed:
+                self._relay.break_off(stream, "stream_idle", why)
+            self._relay.forget_failed(stream)
+
+    def _close_slow(self, peer: Peer, why: str) -> None:
+        self.counters.slow += 1
+        self._tell("slow", agent=peer.agent.id if peer.agent else "", address=peer.address)
+        self.detach(peer, resumable=True, reason=why)
+        peer.outlet.close(1013, why)
 
     # -- what is going on --------------------------------------------------------------------------------------------
 
@@ -466,6 +476,10 @@ class Router:
     def _tell(self, event: str, **fields: object) -> None:
         if self.on_event is not None:
             self.on_event(event, fields)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _same(given: str | None, token: str) -> bool:

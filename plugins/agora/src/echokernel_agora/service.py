@@ -17,6 +17,8 @@ __all__ = ["AgoraService", "create"]
 class AgoraService:
     """Runs an :class:`AgoraServer` as long as its node runs. One server is for one start."""
 
+    serves = True
+    """It has a port of its own: a node may have no other."""
     stops_first = True
     """Agents may find another router while the node drains its own sessions."""
 

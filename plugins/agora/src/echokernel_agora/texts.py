@@ -30,9 +30,10 @@ class Texts:
     def message(self, sender: Agent, frame: Any, kind: type) -> bytes:
         """Return what a ``send`` or ``reply`` becomes."""
         head = HEADS[Send] + sender.head if kind is Send else self._reply("reply", sender, frame.to)
-        if frame.stream_id is not None:
+        bare = kind is Reply and self._strict_seed  # the seed's reply has no stream, and with an id it begins one
+        if frame.stream_id is not None and not (bare and frame.stream is False):
             head += b',"stream_id":' + quoted(frame.stream_id)
-        if frame.stream is not None and not (kind is Reply and self._strict_seed):
+        if frame.stream is not None and not bare:
             head += b',"stream":true' if frame.stream else b',"stream":false'
         if not self._strict_seed:
             if frame.id is not None:
