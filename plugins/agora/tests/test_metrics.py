@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves helpers beside the tests to us
 
-from listening import CLOSE, TEXT, Raw, agent, fetch, frame, request, text, until, watched, websocket
+from listening import CLOSE, TEXT, Raw, agent, close, fetch, frame, request, text, until, watched, websocket
 
 from echokernel.logs import JsonFormatter
 from echokernel_agora import AgoraServer
@@ -91,12 +91,22 @@ async def test_closes_refusals_and_latency_are_counted() -> None:
         async with await websocket(server) as raw:
             raw.send(frame(2, b"binary"))
             assert await raw.closed() == 1003
+        for code in (4000, 3999, 1001):
+            async with await websocket(server) as raw:
+                raw.send(close(code))
+                assert await raw.closed() == code
         assert (await fetch(server, "/ws?token=abc"))[0] == 400
         assert (await fetch(server, "/metrics", {"Origin": "https://evil.example"}))[0] == 403
         for _ in range(40):
             await pair.exchange(2)
         samples = await scrape(server)
         assert samples['agora_websocket_closes_total{code="1003"}'] == 1
+        codes = {key: value for key, value in samples.items() if key.startswith("agora_websocket_closes")}
+        assert len(codes) == 3, "a client that makes codes up makes no more of them"
+        assert (
+            codes['agora_websocket_closes_total{code="other"}'],
+            codes['agora_websocket_closes_total{code="1001"}'],
+        ) == (2, 1)
         assert samples['agora_http_refusals_total{reason="handshake"}'] == 1
         assert samples['agora_http_refusals_total{reason="origin"}'] == 1
         assert samples["agora_auth_failures_total"] == 0
