@@ -79,6 +79,10 @@ class Door(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername")
         self._address = peer[0] if isinstance(peer, tuple) else ""
         hub = self._hub
+        if hub.shut:
+            return self.abort(
+                "the router stops"
+            )  # a handshake of TLS ends when it likes; no timer would ever press this one
         hub.connections.add(self)
         hub.arrived(self._address)
         self._arrived = True

@@ -73,6 +73,8 @@ class Hub:
         """WebSockets that ended, by the code of the close frame that came first; 1006 without one, 0 for codes of nobody's."""
         self.bytes_in = self.bytes_out = 0
         self.draining = False
+        self.shut = False
+        """Nobody is listening any more: what arrives now was under way."""
         self._batches = 0
         self._tick, self._slot = tick, 0
         self._slots: list[set[Beating]] = [set() for _ in range(SLOTS)]
