@@ -256,7 +256,7 @@ async def test_a_stop_that_is_cancelled_leaves_nothing_behind() -> None:
     async with await agent(server, "deaf"):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(server.stop(drain=0), 0.05)
-        await until(lambda: not server._hub.connections)  # type: ignore[union-attr]
+        await until(lambda: not server._hub.connections, 1)  # type: ignore[union-attr]
         assert not server.router.agents
         await server.stop()
     with pytest.raises(OSError):
