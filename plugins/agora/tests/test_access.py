@@ -24,6 +24,7 @@ from echokernel_agora.access import Access, Refused
 from echokernel_agora.hub import Hub
 
 SECRET, OTHER = "s3cret-of-team-a/+?~", "another-secret-of-ops"
+HOME, AWAY = "127.0.0.1", "192.0.2.7"
 TOKENS = (Token("team-a", SECRET, ("team-a/*",)), Token("ops", OTHER, operator=True))
 
 
@@ -43,7 +44,7 @@ def asking(path: str = "/ws", **headers: str) -> Request:
 
 def refused(access: Access, request: Request) -> tuple[int, str]:
     with pytest.raises(Refused) as caught:
-        access.judge(request)
+        access.judge(request, HOME)
     return int(caught.value.status), caught.value.why
 
 
@@ -61,7 +62,7 @@ def refused(access: Access, request: Request) -> tuple[int, str]:
     ],
 )
 def test_a_token_says_who_it_is(headers: dict[str, str]) -> None:
-    principal = Access(TOKENS).judge(asking(Host="router.example", **headers))
+    principal = Access(TOKENS).judge(asking(Host="router.example", **headers), HOME)
     assert (principal.name, principal.ids, principal.operator, principal.anonymous) == (
         "team-a",
         ("team-a/*",),
@@ -97,19 +98,29 @@ def test_a_bearer_without_the_protocol_is_told_what_lacks() -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["token=x", "access_token=", "TOKEN=abc", "a=b&api_key=1", "x=s3cret-of-team-a%2F%2B%3F~", "authorization"]
+    "query",
+    [
+        "token=x",
+        "access_token=",
+        "TOKEN=abc",
+        "a=b&api_key=1",
+        "x=s3cret-of-team-a%2F%2B%3F~",
+        "authorization",
+        "a=b&" * 200 + "token=x",
+        "long-enough-for-a-token=as-this-one-is-too&" * 150 + "x=s3cret-of-team-a%2F%2B%3F~",
+    ],
 )
 def test_a_token_in_the_url_is_refused_even_where_it_is_right(query: str) -> None:
     access = Access(TOKENS)
     right = asking(f"/ws?{query}", Host="localhost", Authorization=f"Bearer {SECRET}")
     assert refused(access, right) == (400, "token_in_url")
     with pytest.raises(Refused, match="replace it if it was real") as caught:
-        access.judge(right)
+        access.judge(right, HOME)
     assert "s3cret" not in caught.value.text
 
 
 def test_other_queries_are_nobodys_business() -> None:
-    assert Access(TOKENS).judge(asking("/ws?verbose=1&x", Host="x", Authorization=f"Bearer {OTHER}")).operator
+    assert Access(TOKENS).judge(asking("/ws?verbose=1&x", Host="x", Authorization=f"Bearer {OTHER}"), HOME).operator
 
 
 @pytest.mark.parametrize(
@@ -136,6 +147,14 @@ def test_mistakes_are_told_when_it_is_made(made: Any, says: str) -> None:
         made()
     assert says in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "operator"), [(HOME, True), ("::1", True), ("", True), (AWAY, False), ("fe80::1", False)]
+)
+def test_without_tokens_only_who_is_on_this_machine_is_an_operator(address: str, operator: bool) -> None:
+    principal = Access(insecure=True).judge(asking(Host="localhost"), address)
+    assert (principal.operator, principal.anonymous, principal.ids) == (operator, True, ("*",))
 
 
 def test_secrets_are_not_shown() -> None:
@@ -170,7 +189,7 @@ HERE = "localhost:8765"
 )
 def test_pages_that_may_connect(host: str, origin: str | None, settings: dict[str, Any]) -> None:
     headers = {"Host": host} | ({} if origin is None else {"Origin": origin})
-    assert Access(**settings).judge(asking(**headers)).anonymous
+    assert Access(**settings).judge(asking(**headers), HOME).anonymous
 
 
 @pytest.mark.parametrize(
@@ -242,6 +261,21 @@ async def test_the_console_and_the_metrics_are_for_operators() -> None:
                 raw.send(request("/console", {"Authorization": f"Bearer {secret}"}))
                 assert (await raw.response())[0] == expected
         assert (await fetch(server, "/healthz"))[0] == 200
+
+
+@pytest.mark.anyio
+async def test_without_tokens_a_stranger_gets_neither_console_nor_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watched(insecure=True) as (server, _):
+        assert (await fetch(server, "/metrics"))[0] == 200
+        monkeypatch.setattr("echokernel_agora.access.is_local", lambda address: False)
+        status, _, body = await fetch(server, "/metrics")
+        assert status == 403
+        assert b"no tokens, so this is for programs of its own machine only" in body
+        async with await Raw.dial(server) as raw:
+            raw.send(request("/console"))
+            assert (await raw.response())[0] == 403
+        async with await agent(server, "stranger"):
+            assert (await fetch(server, "/healthz"))[0] == 200
 
 
 @pytest.mark.anyio

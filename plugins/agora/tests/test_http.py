@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -14,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves helpers beside the tests to us
 
-from listening import BACKENDS, CLOSE, Raw, agent, fetch, names, request, text, until, watched, websocket
+from listening import BACKENDS, CLOSE, SECONDS, Raw, agent, fetch, names, request, text, until, watched, websocket
 
 from echokernel_agora import AgoraServer, Limits
 from echokernel_agora.http import Answer, Resources
@@ -179,6 +180,89 @@ async def test_while_it_drains_it_is_not_ready_and_lets_nobody_in() -> None:
             await Raw.dial(server)
 
 
+async def test_what_a_resuming_agent_has_got_and_not_acknowledged_holds_up_no_stop() -> None:
+    async with AgoraServer(listen="127.0.0.1:0") as server:
+        async with await agent(server, "sender") as sender, await websocket(server) as forgetful:
+            forgetful.send(text({"type": "register", "id": "forgetful", "name": "x", "features": ["resume"]}))
+            await forgetful.json()
+            sender.send(text({"type": "send", "to": "forgetful", "payload": 1}))
+            assert (await forgetful.json())["payload"] == 1
+            assert server.router.agents["forgetful"].queue.frames == 1
+            began = asyncio.get_running_loop().time()
+            stopping = asyncio.ensure_future(server.stop(drain=4))
+            assert (await forgetful.frame())[0] == CLOSE
+            assert asyncio.get_running_loop().time() - began < 1
+            await forgetful.leave()
+            await sender.leave()
+            await stopping
+
+
+class Slow:
+    """A connection with streams of its own, as a bridge's: it takes all frames and tells later what has gone."""
+
+    holds = True
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def write(self, frame: bytes) -> bool:
+        return True
+
+    def taken(self) -> None:
+        pass
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = True
+
+    def probe(self) -> None:
+        pass
+
+
+async def test_what_a_bridge_still_holds_is_waited_for() -> None:
+    async with AgoraServer(listen="127.0.0.1:0") as server, await agent(server, "sender") as sender:
+        router = server.router
+        peer = router.attach(Slow(), transport="quic")
+        router.receive(peer, b'{"type":"register","id":"far","name":"x"}')
+        sender.send(text({"type": "send", "to": "far", "payload": 1}))
+        await until(lambda: router.agents["far"].queue.frames == 1)
+        stopping = asyncio.ensure_future(server.stop(drain=SECONDS))
+        await asyncio.sleep(0.1)
+        assert not server._hub.shut  # type: ignore[union-attr]
+        for parcel in list(peer.agent.queue.take()):  # type: ignore[union-attr]
+            router.settle(peer, parcel)
+        assert (await sender.frame())[0] == CLOSE
+        await sender.leave()
+        await stopping
+        assert router.counters.delivered == 1
+        router.detach(peer)
+
+
+async def test_whoever_stops_it_a_second_time_waits_for_the_first() -> None:
+    async with (
+        AgoraServer(listen="127.0.0.1:0", limits=Limits(close_timeout=0.3)) as server,
+        await agent(server, "deaf"),
+    ):
+        first = asyncio.ensure_future(server.stop(drain=0))
+        await asyncio.sleep(0)
+        await server.stop()
+        assert not server._hub.connections  # type: ignore[union-attr]
+        await asyncio.wait_for(first, 0.1)
+        await server.stop()
+
+
+async def test_a_stop_that_is_cancelled_leaves_nothing_behind() -> None:
+    server = AgoraServer(listen="127.0.0.1:0")
+    await server.start()
+    async with await agent(server, "deaf"):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.stop(drain=0), 0.05)
+        await until(lambda: not server._hub.connections, 1)  # type: ignore[union-attr]
+        assert not server.router.agents
+        await server.stop()
+    with pytest.raises(OSError):
+        await Raw.dial(server)
+
+
 async def test_a_peer_that_does_not_answer_the_close_is_dropped() -> None:
     async with watched(limits=Limits(close_timeout=0.1)) as (server, pair), await agent(server, "deaf") as deaf:
         server.router.disconnect("deaf")
@@ -287,3 +371,30 @@ async def test_tls(certificate: Path) -> None:
             raw.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await raw.response())[0] == 200
             assert await raw.body() == b'{"status": "ok"}\n'
+
+
+async def test_a_handshake_of_tls_that_ends_after_the_stop_opens_nothing(certificate: Path) -> None:
+    context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+    coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(coming, going, server_hostname="localhost")
+    server = AgoraServer(listen="127.0.0.1:0", certificate=certificate / "cert.pem", key=certificate / "key.pem")
+    await server.start()
+    async with await Raw.dial(server) as raw:
+        done = False
+        while not done:
+            try:
+                tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                raw.send(going.read())
+                coming.write(await raw.reader.read(65_536))
+        await server.stop(drain=0)
+        tls.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        raw.send(going.read())  # the end of the handshake, and a request
+        with contextlib.suppress(ConnectionError):
+            while data := await asyncio.wait_for(raw.reader.read(65_536), 2):
+                coming.write(data)
+                with pytest.raises(ssl.SSLError):
+                    tls.read()
+        await asyncio.sleep(0.05)
+        assert not server._hub.connections  # type: ignore[union-attr]

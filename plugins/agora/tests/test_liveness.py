@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves
 from listening import (
     BACKENDS,
     CLOSE,
+    CONT,
     PING,
     PONG,
     TEXT,
@@ -224,7 +225,33 @@ async def test_a_batch_is_not_collected_without_end() -> None:
         hub.end(0.0)
 
 
-async def test_pings_of_one_who_does_not_read_fill_no_memory() -> None:
+@pytest.mark.parametrize(
+    ("start", "each"),
+    [(b"", frame(PING)), (b"", frame(PONG)), (frame(TEXT, fin=False), frame(CONT, fin=False))],
+    ids=["pings", "pongs", "fragments"],
+)
+async def test_frames_that_carry_nothing_are_bounded(start: bytes, each: bytes) -> None:
+    async with watched() as (server, pair), await agent(server, "flood") as raw:
+        raw.send(start + each * 150, frame(PING, b"so far"))
+        while await raw.frame() != (PONG, b"so far"):
+            pass
+        await pair.exchange()
+        raw.send(each * 150)
+        assert await raw.closed() == 1008
+        assert "flood" not in server.router.agents
+
+
+async def test_pings_of_a_long_life_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("echokernel_agora.websocket.IDLE_FRAMES", 3)
+    async with watched() as (server, _), await agent(server, "steady") as raw:
+        for _ in range(8):
+            raw.send(frame(PING))
+            assert await raw.frame() == (PONG, b"")
+            await asyncio.sleep(0.4)
+
+
+async def test_pings_of_one_who_does_not_read_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("echokernel_agora.websocket.IDLE_FRAMES", 1_000_000)
     async with watched() as (server, pair), await agent(server, "pinger") as raw:
         stop_reading(raw)
         ping = frame(PING, b"x" * 125)
@@ -286,6 +313,7 @@ async def test_one_that_floods_the_router_is_heard_once_in_a_turn_of_the_loop(mo
     async with watched() as (server, _), await websocket(server) as flood:
         flood.writer.transport.pause_reading()  # type: ignore[attr-defined]
         monkeypatch.setattr(WebSocket, "receive", counting)
+        monkeypatch.setattr("echokernel_agora.websocket.IDLE_FRAMES", 1_000_000)
         next_turn()
         flood.send(frame(PONG, b"x" * 125) * 8_000)  # 1 MB
         await flood.writer.drain()

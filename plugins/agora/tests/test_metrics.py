@@ -7,15 +7,17 @@ import logging
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves helpers beside the tests to us
 
-from listening import CLOSE, TEXT, Raw, agent, fetch, frame, request, text, until, watched, websocket
+from listening import CLOSE, TEXT, Raw, agent, close, fetch, frame, request, text, until, watched, websocket
 
 from echokernel.logs import JsonFormatter
 from echokernel_agora import AgoraServer
+from echokernel_agora.console_feed import ConsoleFeed
 from echokernel_agora.events import log_event
 from echokernel_agora.histogram import Histogram
 
@@ -91,12 +93,22 @@ async def test_closes_refusals_and_latency_are_counted() -> None:
         async with await websocket(server) as raw:
             raw.send(frame(2, b"binary"))
             assert await raw.closed() == 1003
+        for code in (4000, 3999, 1001):
+            async with await websocket(server) as raw:
+                raw.send(close(code))
+                assert await raw.closed() == code
         assert (await fetch(server, "/ws?token=abc"))[0] == 400
         assert (await fetch(server, "/metrics", {"Origin": "https://evil.example"}))[0] == 403
         for _ in range(40):
             await pair.exchange(2)
         samples = await scrape(server)
         assert samples['agora_websocket_closes_total{code="1003"}'] == 1
+        codes = {key: value for key, value in samples.items() if key.startswith("agora_websocket_closes")}
+        assert len(codes) == 3, "a client that makes codes up makes no more of them"
+        assert (
+            codes['agora_websocket_closes_total{code="other"}'],
+            codes['agora_websocket_closes_total{code="1001"}'],
+        ) == (2, 1)
         assert samples['agora_http_refusals_total{reason="handshake"}'] == 1
         assert samples['agora_http_refusals_total{reason="origin"}'] == 1
         assert samples["agora_auth_failures_total"] == 0
@@ -165,6 +177,49 @@ async def test_a_console_that_does_not_read_gets_the_next_snapshot_when_it_does(
         assert watcher.ready
         feed._tell()
         assert (await console.json())["type"] == "snapshot"
+
+
+@pytest.mark.anyio
+async def test_a_console_of_many_agents_gets_a_part_and_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("echokernel_agora.console_feed.MOST", 2)
+    async with watched() as (server, _), await agent(server, "third") as third, await agent(server, "stuck"):
+        for number in range(3):
+            third.send(text({"type": "send", "to": "pair-1", "stream_id": f"s{number}", "stream": True}))
+        stuck = server.router.agents["stuck"]
+        assert stuck.peer is not None
+        stuck.peer.outlet.pause_writing()  # type: ignore[attr-defined]
+        third.send(text({"type": "send", "to": "stuck", "payload": "waits"}))
+        await until(lambda: stuck.queue.frames == 1)
+        async with await websocket(server, "/console") as console:
+            seen = await console.json()
+        assert [shown["id"] for shown in seen["agents"]] == ["pair-1", "stuck"], "where something waits comes first"
+        assert (len(seen["streams"]), seen["agents_total"], seen["streams_total"]) == (2, 4, 3)
+        assert seen["counters"]["queued"] == 1, "the totals are of all"
+        stuck.peer.outlet.resume_writing()  # type: ignore[attr-defined]
+        for number in range(3):
+            third.send(text({"type": "send_end", "to": "pair-1", "stream_id": f"s{number}"}))
+
+
+@pytest.mark.anyio
+async def test_no_snapshot_is_made_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watched() as (server, _), await websocket(server, "/console") as console:
+        await console.json()
+        [watching] = [each for each in server._hub.connections if type(getattr(each, "sink", None)) is ConsoleFeed]  # type: ignore[union-attr]
+        feed, watcher, made = watching.sink, watching.peer, 0  # type: ignore[attr-defined]
+        snapshot = server.router.snapshot
+
+        def counting() -> dict[str, Any]:
+            nonlocal made
+            made += 1
+            return snapshot()
+
+        monkeypatch.setattr(server.router, "snapshot", counting)
+        watcher.ready = False
+        feed._tell()
+        assert made == 0
+        watcher.ready = True
+        feed._tell()
+        assert made == 1
 
 
 # --- the log ---------------------------------------------------------------------------------------------------------

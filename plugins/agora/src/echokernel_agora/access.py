@@ -16,6 +16,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from echokernel import ConfigError
+from echokernel_agora.hub import is_local
 from echokernel_agora.principal import LOCAL, Principal
 
 __all__ = ["BEARER", "SUBPROTOCOL", "Access", "Refused", "Token"]
@@ -24,6 +25,8 @@ SUBPROTOCOL = "agora.v1"
 BEARER = "agora.bearer."
 MIN_TOKEN = 16  # characters; a shorter one can be guessed
 URL_KEYS = frozenset({"access_token", "api_key", "apikey", "auth", "authorization", "bearer", "key", "secret", "token"})
+STRANGER = Principal("stranger", anonymous=True)
+"""Everybody who is not on this machine, where there are no tokens."""
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -97,13 +100,16 @@ class Access:
     def has_tokens(self) -> bool:
         return bool(self._tokens)
 
-    def judge(self, request: Request) -> Principal:
-        """Return whose request this is. Raises :class:`Refused`."""
+    def judge(self, request: Request, address: str) -> Principal:
+        """Return whose request this is that came from ``address``. Raises :class:`Refused`.
+
+        Without tokens, who is an operator can be told by nothing but the address: only programs of this machine are.
+        """
         self.judge_url(request)
         self.judge_page(request)
         offered = _offered(request.headers)
         if not self._tokens:
-            return LOCAL
+            return LOCAL if is_local(address) else STRANGER
         given = _bearer(request.headers, offered)
         if given is None:
             raise _unauthorized(
@@ -119,8 +125,9 @@ class Access:
     def judge_url(self, request: Request) -> None:
         """Refuse a token in the URL: it would stand in logs and histories."""
         query = request.path.partition("?")[2]
-        for key, value in parse_qsl(query, keep_blank_values=True)[:64] if query else ():
-            if key.lower() in URL_KEYS or (self._tokens and self._find(value.encode()) is not None):
+        for key, value in parse_qsl(query, keep_blank_values=True) if query else ():
+            # a value that is shorter than any token need not be looked for; some hundred longer ones fit into a URL
+            if key.lower() in URL_KEYS or (len(value) >= MIN_TOKEN and self._find(value.encode()) is not None):
                 raise Refused(
                     HTTPStatus.BAD_REQUEST,
                     "token_in_url",

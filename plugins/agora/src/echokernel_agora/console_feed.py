@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ConsoleFeed", "Watcher"]
 
 PERIOD = 1.0  # s between two snapshots
+MOST = 1000  # agents, and streams, of one snapshot; a page shows fewer
 SHARE = 0.02  # of the time at most goes into them: with thousands of agents they come less often
 
 
@@ -57,11 +57,11 @@ class ConsoleFeed:
 
     def receive(self, peer: Watcher, frame: bytes) -> None:
         try:
-            wish: Any = json.loads(frame)
+            wish: Any = msgspec.json.decode(frame)
             kind, agent = wish["type"], wish["id"]
             if kind != "disconnect" or not isinstance(agent, str):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (msgspec.DecodeError, ValueError, KeyError, TypeError, RecursionError):
             self._say(peer, "bad_request", 'wanted is {"type":"disconnect","id":"…"}')
             return
         if self._router.disconnect(agent):
@@ -81,13 +81,30 @@ class ConsoleFeed:
 
     def _tell(self) -> None:
         began = self._loop.time()
-        frame = msgspec.json.encode({"type": "snapshot", **self._router.snapshot()})
-        for watcher in list(self._watchers):
-            if watcher.ready:
+        ready = [watcher for watcher in self._watchers if watcher.ready]
+        if ready:
+            frame = self._snapshot()
+            for watcher in ready:
                 watcher.ready = watcher.outlet.write(frame)
         took = self._loop.time() - began
         self._timer = self._loop.call_later(max(PERIOD, took / SHARE), self._tell)
 
+    def _snapshot(self) -> bytes:
+        seen = self._router.snapshot()
+        agents, streams = seen["agents"], seen["streams"]
+        seen |= {"agents": _some(agents), "streams": streams[:MOST]}
+        return msgspec.json.encode(
+            {"type": "snapshot", **seen, "agents_total": len(self._router.agents), "streams_total": len(streams)}
+        )
+
     @staticmethod
     def _say(peer: Watcher, code: str, message: str) -> None:
-        peer.outlet.write(json.dumps({"type": "error", "code": code, "message": message}).encode())
+        peer.outlet.write(msgspec.json.encode({"type": "error", "code": code, "message": message}))
+
+
+def _some(agents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return as many as are sent: first of all those for which something waits, in the order in which they registered."""
+    if len(agents) <= MOST:
+        return agents
+    chosen = sorted(range(len(agents)), key=lambda index: not agents[index]["queue_frames"])[:MOST]
+    return [agents[index] for index in sorted(chosen)]

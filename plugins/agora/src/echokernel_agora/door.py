@@ -34,12 +34,12 @@ class House:
         self.guarded: dict[str, Callable[[], Answer]] = {}
         """Paths of HTTP that are for operators only."""
 
-    def answer(self, request: Request) -> Answer:
-        """Return the answer to a request that wants no WebSocket. Raises Refused."""
+    def answer(self, request: Request, address: str) -> Answer:
+        """Return the answer to a request from ``address`` that wants no WebSocket. Raises Refused."""
         path = request.path.partition("?")[0]
         self.access.judge_url(request)
         if path in self.guarded:
-            self.judge(request, operator=True)
+            self.judge(request, address, operator=True)
             return self.guarded[path]()
         found = self.resources.find(path)
         if found is None:
@@ -47,10 +47,16 @@ class House:
             raise Refused(HTTPStatus.NOT_FOUND, "path", f"nothing is here; there are {known}")
         return found
 
-    def judge(self, request: Request, *, operator: bool) -> Principal:
-        principal = self.access.judge(request)
+    def judge(self, request: Request, address: str, *, operator: bool) -> Principal:
+        principal = self.access.judge(request, address)
         if operator and not principal.operator:
-            text = f"the token {principal.name!r} is not an operator's; this needs one with operator = true"
+            if self.access.has_tokens:
+                text = f"the token {principal.name!r} is not an operator's; this needs one with operator = true"
+            else:
+                text = (
+                    "this router has no tokens, so this is for programs of its own machine only; give it tokens, one of them "
+                    "with operator = true"
+                )
             raise Refused(HTTPStatus.FORBIDDEN, "not_operator", text)
         return principal
 
@@ -73,6 +79,10 @@ class Door(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername")
         self._address = peer[0] if isinstance(peer, tuple) else ""
         hub = self._hub
+        if hub.shut:
+            return self.abort(
+                "the router stops"
+            )  # a handshake of TLS ends when it likes; no timer would ever press this one
         hub.connections.add(self)
         hub.arrived(self._address)
         self._arrived = True
@@ -99,7 +109,7 @@ class Door(asyncio.BufferedProtocol):
             if request.path.partition("?")[0] in self._house.gates:
                 self._open(request)
             else:
-                self._give(self._house.answer(request), head_only=request.method == "HEAD")
+                self._give(self._house.answer(request, self._address), head_only=request.method == "HEAD")
         except Refused as refused:
             self._refuse(refused)
 
@@ -109,7 +119,7 @@ class Door(asyncio.BufferedProtocol):
         if refused is not None:
             raise refused
         make, operator = house.gates[request.path.partition("?")[0]]
-        principal = house.judge(request, operator=operator)
+        principal = house.judge(request, self._address, operator=operator)
         self._check_room()
         response = _handshake(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:

@@ -17,6 +17,10 @@ __all__ = ["Beating", "Flushed", "Hub", "is_local"]
 READ_SIZE = 32 * 1024  # bytes at a time: 125 frames of 256 bytes, 2 or 3 ms of work, then it is somebody else's turn
 SLOTS = 10  # of the wheel: each tick looks at one, so 5,000 pings never go out at once
 TICK = 0.1  # s; each connection is looked at once a second
+CLOSE_CODES = frozenset(
+    {*range(1000, 1004), *range(1005, 1016), 4408, 4409}
+)  # of RFC 6455's registry, and the router's own
+OTHER_CODE = 0  # stands for all those that a client made up
 SAMPLE = 32  # one batch of so many is timed
 
 
@@ -66,9 +70,11 @@ class Hub:
         self.refusals: Counter[str] = Counter()
         """Requests that were refused, by reason."""
         self.closes: Counter[int] = Counter()
-        """WebSockets that ended, by the code of the close frame that came first; 1006 without one."""
+        """WebSockets that ended, by the code of the close frame that came first; 1006 without one, 0 for codes of nobody's."""
         self.bytes_in = self.bytes_out = 0
         self.draining = False
+        self.shut = False
+        """Nobody is listening any more: what arrives now was under way."""
         self._batches = 0
         self._tick, self._slot = tick, 0
         self._slots: list[set[Beating]] = [set() for _ in range(SLOTS)]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from echokernel_agora.histogram import Histogram
+from echokernel_agora.hub import OTHER_CODE
 
 if TYPE_CHECKING:
     from echokernel_agora.hub import Hub
@@ -63,8 +64,8 @@ def render(router: Router, hub: Hub) -> str:
     text.add(
         "websocket_closes_total",
         "counter",
-        "WebSockets that ended, by the first close frame's code; 1006 where there was none.",
-        [({"code": str(code)}, count) for code, count in sorted(hub.closes.items())],
+        "WebSockets that ended, by the first close frame's code; 1006 where there was none; `other` for unknown ones.",
+        [({"code": "other" if code == OTHER_CODE else str(code)}, count) for code, count in sorted(hub.closes.items())],
     )
     text.add("http_refusals_total", "counter", "Requests that were refused.", _by(hub.refusals, "reason"))
     failed = sum(count for why, count in hub.refusals.items() if why.startswith("token_"))

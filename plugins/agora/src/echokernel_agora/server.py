@@ -17,6 +17,7 @@ from echokernel.addresses import Address, parse_address
 from echokernel.tasks import current_backend
 from echokernel_agora import metrics
 from echokernel_agora.access import Access, Token
+from echokernel_agora.agents import Peer
 from echokernel_agora.console_feed import ConsoleFeed
 from echokernel_agora.door import Door, House
 from echokernel_agora.events import log_event, logger
@@ -24,6 +25,7 @@ from echokernel_agora.http import Answer, Resources
 from echokernel_agora.hub import TICK, Hub
 from echokernel_agora.limits import Limits
 from echokernel_agora.principal import Principal
+from echokernel_agora.queues import Log
 from echokernel_agora.router import Router
 from echokernel_agora.websocket import Sink, WebSocket
 
@@ -85,6 +87,7 @@ class AgoraServer:
         self._servers: list[asyncio.Server] = []
         self._sockets: list[socket.socket] = []
         self._ticker: asyncio.TimerHandle | None = None
+        self._stopped: asyncio.Event | None = None
         self._bound = self._address
 
     async def __aenter__(self) -> AgoraServer:
@@ -138,7 +141,7 @@ class AgoraServer:
                 self._servers.append(server)
                 listening.listen(BACKLOG)  # the loop takes its own figure for both, and they are two things
         except BaseException:
-            self._close_sockets()
+            self._close_sockets(hub)
             raise
         self._hub = hub
         hub.start()
@@ -152,10 +155,30 @@ class AgoraServer:
             logger.warning("%s is open to everybody who can reach it, with no token (insecure = true)", self.url)
 
     async def stop(self, *, drain: float = DRAIN_SECONDS) -> None:
-        """Let nobody new in, give waiting frames ``drain`` seconds to go out, and close all connections with 1012."""
+        """Let nobody new in, give waiting frames ``drain`` seconds to go out, and close all connections with 1012.
+
+        Returns when that is done, whoever began it.
+        """
         hub = self._hub
-        if hub is None or hub.draining:
+        if hub is None:
             return
+        if self._stopped is not None:
+            await self._stopped.wait()
+            return
+        self._stopped = asyncio.Event()
+        try:
+            await self._say_goodbye(hub, drain)
+        finally:
+            self._close_sockets(hub)
+            hub.abort_all(hub.connections, "the router stops")
+            if self._ticker is not None:
+                self._ticker.cancel()
+            hub.stop()
+            self._stopped.set()
+        await asyncio.sleep(0)  # the loop tells the connections that they are lost
+        logger.info("the router of agents has stopped")
+
+    async def _say_goodbye(self, hub: Hub, drain: float) -> None:
         hub.draining = True
         sockets = [each for each in hub.connections if isinstance(each, WebSocket)]
         for websocket in sockets:
@@ -164,18 +187,12 @@ class AgoraServer:
         end = loop.time() + drain
         while loop.time() < end and self._has_queued(hub):  # noqa: ASYNC110  # spread over all connections
             await asyncio.sleep(0.02)
-        self._close_sockets()
+        self._close_sockets(hub)
         for each in list(hub.connections):
             if isinstance(each, WebSocket):
                 each.close(GOING_AWAY, "the router restarts")
                 each.resume_reading()  # for the answer
         await hub.wait_empty(GOODBYE_SECONDS)
-        hub.abort_all(hub.connections, "the router stops")
-        if self._ticker is not None:
-            self._ticker.cancel()
-        await asyncio.sleep(0)  # the loop tells the connections that they are lost
-        hub.stop()
-        logger.info("the router of agents has stopped")
 
     def _furnish(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> House:
         house, router = House(hub, self._access, self.resources), self.router
@@ -208,13 +225,25 @@ class AgoraServer:
         """Whether something is still on its way out. What a receiver with ``resume`` has not acknowledged is not."""
         if any(isinstance(each, WebSocket) and each.has_unwritten for each in hub.connections):
             return True
-        return any(peer.blocked_since is not None for peer in self.router.peers)
+        return any(_waits(peer) for peer in self.router.peers)
 
-    def _close_sockets(self) -> None:
+    def _close_sockets(self, hub: Hub) -> None:
+        hub.shut = True
         for server in self._servers:
             server.close()
         for listening in self._sockets:
             listening.close()
+
+
+def _waits(peer: Peer) -> bool:
+    """Whether something for a connection was not yet handed to it."""
+    agent = peer.agent
+    if peer.control:
+        return True
+    if agent is None or agent.peer is not peer:
+        return False
+    queue = agent.queue
+    return queue.unwritten if isinstance(queue, Log) else queue.frames > 0
 
 
 def parse_listen(text: str) -> Address:

@@ -15,14 +15,17 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from echokernel_agora.hub import READ_SIZE, Hub
+from echokernel_agora.hub import CLOSE_CODES, OTHER_CODE, READ_SIZE, Hub
 
 __all__ = ["Sink", "WebSocket"]
 
-TEXT, BINARY, CONT, CLOSE = Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.CLOSE
+TEXT, BINARY, CONT = Opcode.TEXT, Opcode.BINARY, Opcode.CONT
 HIGH_WATER = 64 * 1024  # bytes that the event loop keeps for a connection; beyond them the router's own queue counts
 FLUSH_SIZE = 64 * 1024  # bytes that are collected before they are written within a batch
 PROBE_SECONDS = 2.0
+IDLE_FRAMES = (
+    200  # pings, pongs and empty fragments within a second, which carry nothing; libraries send one in many seconds
+)
 PONG = 0x8A  # how a pong frame begins
 NEVER = float("inf")
 NOT_UTF8 = "text that is not UTF-8"
@@ -51,6 +54,8 @@ class WebSocket(asyncio.BufferedProtocol):
         "_detached",
         "_heard",
         "_hub",
+        "_idle_frames",
+        "_idle_since",
         "_open",
         "_out",
         "_parts",
@@ -89,6 +94,7 @@ class WebSocket(asyncio.BufferedProtocol):
         self._decode: codecs.IncrementalDecoder | None = None
         self._pong: bytes | None = None
         self._heard, self._quiet_since, self._deadline = True, hub.loop.time(), NEVER
+        self._idle_frames, self._idle_since = 0, hub.loop.time()
         hub.connections.add(self)
         hub.keep(self)
 
@@ -127,6 +133,10 @@ class WebSocket(asyncio.BufferedProtocol):
             if not self._open:
                 return  # the router closed it because of an earlier one
             opcode = frame.opcode
+            if opcode is not TEXT and not (opcode is CONT and frame.data) and self._floods():
+                return self._protocol.fail(
+                    CloseCode.POLICY_VIOLATION, f"{IDLE_FRAMES} pings or empty frames within 1 s"
+                )
             if opcode is TEXT and frame.fin:
                 data = frame.data
                 if not (data.isascii() or _is_utf8(data)):
@@ -137,6 +147,17 @@ class WebSocket(asyncio.BufferedProtocol):
                     return self._protocol.fail(CloseCode.INVALID_DATA, NOT_UTF8)
             elif opcode is BINARY:
                 return self._protocol.fail(CloseCode.UNSUPPORTED_DATA, "a binary frame; Agora's frames are text")
+
+    def _floods(self) -> bool:
+        """Count a frame that carries nothing; the bounds of the router's are on what frames carry."""
+        self._idle_frames += 1
+        if self._idle_frames <= IDLE_FRAMES:
+            return False
+        now = self._hub.loop.time()
+        if now - self._idle_since < 1:
+            return True
+        self._idle_frames, self._idle_since = 1, now
+        return False
 
     def _take_fragment(self, frame: Frame) -> bool:
         if self._parts is None or self._decode is None:
@@ -307,7 +328,7 @@ class WebSocket(asyncio.BufferedProtocol):
         """The conversation is over: nothing more is taken from either side."""
         self._open = False
         self.close_code = code
-        self._hub.closes[code] += 1
+        self._hub.closes[code if code in CLOSE_CODES else OTHER_CODE] += 1
         self._settle()
         self._deadline = NEVER
         self._parts = self._decode = self._pong = None

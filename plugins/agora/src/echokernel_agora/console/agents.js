@@ -67,12 +67,13 @@ function refresh({ hold = true } = {}) {
   table.show(visibleOnes.map((agent) => [agent.id, agent]), { hold: hold && busy && MOVING.has(order) });
   if (focused !== null && !$("agents").contains(document.activeElement)) focusRow(focused);
   if (!$("agents").querySelector("tr[data-current]")) current($("agents").firstElementChild);
-  const all = latest.agents.length;
-  write($("agents-shown"), words.length ? `${number(found.length)} of ${number(all)}` : number(all));
+  const here = latest.agents.length, all = latest.agents_total ?? here; // a router with many of them sends a part
+  const part = here < all ? `showing ${number(here)} of ${number(all)}` : number(all);
+  write($("agents-shown"), words.length ? `${number(found.length)} of ${part}` : part);
   hide($("more"), found.length <= shown);
   write($("more"), `Show ${number(Math.min(PAGE, found.length - shown))} more of ${number(found.length)}`);
   hide($("agents-none"), found.length > 0);
-  write($("agents-none"), all ? "No agent matches the filter." : "No agent is registered yet. It connects to /ws and sends a register frame.");
+  write($("agents-none"), all ? `No agent ${here < all ? `of the ${number(here)} that are shown ` : ""}matches the filter.` : "No agent is registered yet. It connects to /ws and sends a register frame.");
 }
 
 // --- a row -------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ export function showLists(snapshot) {
   const open = snapshot.streams.slice(0, STREAMS);
   streams.show(open.map((stream) => [[stream.from, stream.to, Boolean(stream.reply), stream.stream_id].join("\n"), stream]));
   hide($("streams-none"), open.length > 0);
-  write($("streams-shown"), number(snapshot.streams.length));
+  write($("streams-shown"), number(snapshot.streams_total ?? snapshot.streams.length));
   const seen = new Map();
   const keyed = snapshot.errors.map((error) => {
     const key = [error.at, error.code, error.agent, error.to, error.message].join("\n");

@@ -9,7 +9,7 @@ const SAMPLES = 60; // a minute of snapshots
 const rates = new Rates();
 let history = [];
 
-export function showOverview({ uptime, counters, agents, streams }) {
+export function showOverview({ uptime, counters, agents, streams, agents_total = agents.length, streams_total = streams.length }) {
   const values = PARTS.map((name) => counters[name] ?? 0);
   rates.add(uptime, [...values.slice(0, 4), counters.bytes_in ?? 0, counters.bytes_out ?? 0]);
   const now = rates.get();
@@ -25,8 +25,8 @@ export function showOverview({ uptime, counters, agents, streams }) {
   write($("balance"), difference ? `off by ${number(difference)}` : "adds up");
   write($("bytes"), `${bytes(now[4])}/s in · ${bytes(now[5])}/s out`);
   write($("uptime"), `up ${duration(uptime)}`);
-  write($("count-agents"), number(agents.length));
-  write($("count-streams"), number(streams.length));
+  write($("count-agents"), number(agents_total));
+  write($("count-streams"), number(streams_total));
   history = [...history, now[0]].slice(-SAMPLES);
   draw(history);
 }
