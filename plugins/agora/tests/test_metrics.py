@@ -208,10 +208,10 @@ async def test_no_snapshot_is_made_that_nobody_takes(monkeypatch: pytest.MonkeyP
         feed, watcher, made = watching.sink, watching.peer, 0  # type: ignore[attr-defined]
         snapshot = server.router.snapshot
 
-        def counting() -> dict[str, Any]:
+        def counting(most: int | None = None) -> dict[str, Any]:
             nonlocal made
             made += 1
-            return snapshot()
+            return snapshot(most)
 
         monkeypatch.setattr(server.router, "snapshot", counting)
         watcher.ready = False

@@ -90,21 +90,8 @@ class ConsoleFeed:
         self._timer = self._loop.call_later(max(PERIOD, took / SHARE), self._tell)
 
     def _snapshot(self) -> bytes:
-        seen = self._router.snapshot()
-        agents, streams = seen["agents"], seen["streams"]
-        seen |= {"agents": _some(agents), "streams": streams[:MOST]}
-        return msgspec.json.encode(
-            {"type": "snapshot", **seen, "agents_total": len(self._router.agents), "streams_total": len(streams)}
-        )
+        return msgspec.json.encode({"type": "snapshot", **self._router.snapshot(MOST)})
 
     @staticmethod
     def _say(peer: Watcher, code: str, message: str) -> None:
         peer.outlet.write(msgspec.json.encode({"type": "error", "code": code, "message": message}))
-
-
-def _some(agents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return as many as are sent: first of all those for which something waits, in the order in which they registered."""
-    if len(agents) <= MOST:
-        return agents
-    chosen = sorted(range(len(agents)), key=lambda index: not agents[index]["queue_frames"])[:MOST]
-    return [agents[index] for index in sorted(chosen)]

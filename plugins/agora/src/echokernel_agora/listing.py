@@ -70,6 +70,15 @@ def totals(counters: Counters, agents: Iterable[Agent]) -> dict[str, int]:
     }
 
 
+def busiest(agents: Iterable[Agent], most: int | None) -> list[Agent]:
+    """Return ``most`` of them, first of all those for which something waits, in the order in which they come."""
+    agents = list(agents)
+    if most is None or len(agents) <= most:
+        return agents
+    chosen = sorted(range(len(agents)), key=lambda index: not agents[index].queue.frames)[:most]
+    return [agents[index] for index in sorted(chosen)]
+
+
 def shown(agent: Agent) -> dict[str, Any]:
     """Return what the console shows of an agent."""
     peer = agent.peer

@@ -25,7 +25,7 @@ from echokernel_agora.frames import (
     encode,
 )
 from echokernel_agora.limits import Limits
-from echokernel_agora.listing import listing, shown, shown_stream, totals, waiting
+from echokernel_agora.listing import busiest, listing, shown, shown_stream, totals, waiting
 from echokernel_agora.principal import LOCAL, Principal
 from echokernel_agora.queues import Held, Log, Parcel
 from echokernel_agora.relay import Relay
@@ -460,16 +460,20 @@ class Router:
         """Return how many relayed frames wait for agents that are connected (queued) and that are not (stored)."""
         return waiting(self.agents.values())
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return what the console shows."""
+    def snapshot(self, most: int | None = None) -> dict[str, Any]:
+        """Return what the console shows: of agents and streams, ``most`` each where there are more, and how many there are.
+
+        Agents for which something waits come before others then; all are in the order in which they registered.
+        """
+        now, streams = self._monotonic(), [each for each in self._relay.streams.values() if not each.failed]
         return {
-            "uptime": round(self._monotonic() - self._started, 3),
+            "uptime": round(now - self._started, 3),
             "limits": {"queue_frames": self.limits.queue_frames, "queue_bytes": self.limits.queue_bytes},
             "counters": {**totals(self.counters, self.agents.values()), "connections": len(self.peers)},
-            "agents": [shown(agent) for agent in self.agents.values()],
-            "streams": [
-                shown_stream(each, self._monotonic()) for each in self._relay.streams.values() if not each.failed
-            ],
+            "agents": [shown(agent) for agent in busiest(self.agents.values(), most)],
+            "agents_total": len(self.agents),
+            "streams": [shown_stream(stream, now) for stream in streams[:most]],
+            "streams_total": len(streams),
             "errors": list(self._relay.recent_errors),
         }
 
