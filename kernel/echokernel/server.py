@@ -212,11 +212,12 @@ class ServerBuilder(HandlerOwner):
             if binding.transport is None and self._transport is None
         ]
         registry = None
-        if missing or not self._serializers or self._plugins:
+        need_serializer = not self._serializers and bool(self._bindings)  # a service that serves alone needs none
+        if missing or need_serializer or self._plugins:
             from echokernel.loader import load_for_library
 
             registry = load_for_library(
-                missing[0] if missing else None, self._plugins, need_serializer=not self._serializers
+                missing[0] if missing else None, self._plugins, need_serializer=need_serializer
             )
             node.about.plugins = registry.plugins
             for entry in registry.handlers:

@@ -509,7 +509,7 @@ async def test_a_service_that_serves_is_enough_to_run_for() -> None:
     with pytest.raises(InvalidArgument, match="the server has no address"):
         EchoServer.builder().serializer(JsonSerializer()).service(Service(serves=False)).build()
     service = Service(serves=True)
-    async with EchoServer.builder().serializer(JsonSerializer()).service(service).build() as server:
+    async with EchoServer.builder().service(service).build() as server:  # and with nobody to speak to, without a serializer
         assert service.running
         assert not server.addresses
     assert not service.running

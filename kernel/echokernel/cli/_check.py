@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         print_json([])
         return DONE
     addresses = ", ".join(str(listen.address) for listen in config.listen.values())
-    print(f"{arguments.file} is right; node {config.node.name!r} at {addresses}; {config.loaded.start_line()}")
+    where = f" at {addresses}" if addresses else ""
+    print(f"{arguments.file} is right; node {config.node.name!r}{where}; {config.loaded.start_line()}")
     return DONE
 
 

@@ -190,6 +190,21 @@ def test_one_that_floods_an_agent_leaves_room_for_others(make_world: Make) -> No
     assert len(target.take()) == 18
 
 
+def test_one_that_floods_with_long_frames_has_no_second_bound(make_world: Make) -> None:
+    world = make_world(queue_bytes=100_000)
+    flood, other, target = world.agent("flood"), world.agent("other"), world.agent("t")
+    target.stop_reading()
+    for _ in range(9):
+        flood.say("send", to="t", payload="x" * 20_000)
+    assert len(flood.take()) == 5
+    for _ in range(30):
+        flood.say("send", to="t", payload="x" * 1_000)  # until nothing fits any more
+    assert flood.take()
+    for _ in range(3):
+        other.say("send", to="t", payload="x" * 5_000)
+    assert other.one()["code"] == "receiver_slow", "two, an eighth of the bytes"
+
+
 def test_frames_that_credit_paid_for_take_no_room_from_others(make_world: Make) -> None:
     world = make_world(queue_frames=4)
     rich, other, target = world.agent("rich", features=["credit"]), world.agent("other"), world.agent("t")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 
 import anyio
@@ -53,10 +52,11 @@ async def list_agents(
                     if page.cursor is None:
                         break
                     fields["cursor"] = page.cursor
+                written = anyio.Event()
+                link.on_room = written.set
                 link.say_goodbye()
-                with anyio.move_on_after(1.0), contextlib.suppress(LinkClosed):
-                    while True:
-                        await link.receive()
+                with anyio.move_on_after(1.0):
+                    await written.wait()
                 return records
             except LinkClosed as closed:
                 raise TransportError(f"{uri.host}:{uri.port} closed the connection: {closed}") from closed

@@ -110,23 +110,26 @@ class _Counting:
 class Lanes(_Counting):
     """A lane for each sender, served in turns: one that floods an agent does not hold up what others send it."""
 
-    __slots__ = ("_lanes", "_turn")
+    __slots__ = ("_lanes", "_sizes", "_turn")
 
     def __init__(self) -> None:
         super().__init__()
         self._lanes: OrderedDict[str, deque[Parcel]] = OrderedDict()
+        self._sizes: dict[str, int] = {}  # bytes of each lane
         self._turn = 0  # bytes that the first lane has had in this turn
 
     def push(self, parcel: Parcel) -> None:
         lane = self._lanes.get(parcel.sender_id)
         if lane is None:
             lane = self._lanes[parcel.sender_id] = deque()
+            self._sizes[parcel.sender_id] = 0
         lane.append(parcel)
+        self._sizes[parcel.sender_id] += len(parcel.data)
         self._add(parcel)
 
-    def of_sender(self, sender_id: str) -> int:
-        """Return how many frames of one sender wait."""
-        return len(self._lanes.get(sender_id, ()))
+    def of_sender(self, sender_id: str) -> tuple[int, int]:
+        """Return how many frames of one sender wait, and their bytes."""
+        return len(self._lanes.get(sender_id, ())), self._sizes.get(sender_id, 0)
 
     def drain(self, write: Callable[[bytes], bool]) -> Iterator[Parcel]:
         lanes = self._lanes
@@ -138,8 +141,9 @@ class Lanes(_Counting):
             lane.popleft()
             self._remove(parcel)
             self._turn += len(parcel.data)
+            self._sizes[name] -= len(parcel.data)
             if not lane:
-                del lanes[name]
+                del lanes[name], self._sizes[name]
                 self._turn = 0
             elif self._turn >= TURN_BYTES:
                 lanes.move_to_end(name)
@@ -149,6 +153,7 @@ class Lanes(_Counting):
     def clear(self) -> list[Parcel]:
         waiting = [parcel for lane in self._lanes.values() for parcel in lane]
         self._lanes.clear()
+        self._sizes.clear()
         self._forget()
         self._turn = 0
         return waiting

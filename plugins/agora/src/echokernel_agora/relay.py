@@ -33,6 +33,7 @@ __all__ = ["Relay"]
 
 KEPT_ERRORS = 100  # the console shows them
 MOST_TOLD = 256  # streams of one connection that are not open and of which it was told; then the oldest is forgotten
+OTHERS = 8  # one that has less than this part of a full queue is still let in, up to twice the bound
 MOST_ACCOUNTS = 1024  # receivers with whom a sender with credit has an open account
 
 
@@ -312,7 +313,9 @@ class Relay:
             full = frames >= limits.queue_frames or octets > limits.queue_bytes
             if full and type(queue) is Lanes and frames < 2 * limits.queue_frames and octets <= 2 * limits.queue_bytes:
                 # one that floods an agent leaves room for what others send it
-                full = queue.of_sender(parcel.sender_id) >= max(1, limits.queue_frames // 8)
+                own_frames, own_octets = queue.of_sender(parcel.sender_id)
+                share = max(1, limits.queue_frames // OTHERS), limits.queue_bytes // OTHERS
+                full = own_frames >= share[0] or (own_frames > 0 and own_octets + size > share[1])
         if full:
             raise Refused(
                 "receiver_slow",

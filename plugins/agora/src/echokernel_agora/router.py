@@ -37,7 +37,6 @@ OnEvent = Callable[[str, Mapping[str, object]], None]
 
 FEATURES = frozenset({"receipt", "credit", "resume", "presence"})
 TAKEOVER_SECONDS = 10.0
-PROBE_PAUSE = 20.0  # seconds between two probes of one connection, whoever wants its id
 BAD_SECONDS = 10.0
 
 
@@ -263,7 +262,7 @@ class Router:
             return True
         if old.peer is not None:
             now = self._monotonic()
-            if now - old.peer.probed_at > PROBE_PAUSE:
+            if now - old.peer.probed_at > self.limits.ping_timeout:  # one at a time, whoever wants the id
                 old.peer.probed_at = now
                 old.peer.outlet.probe()  # where it is dead and nobody knows, the next attempt succeeds
         self._relay.tell_error(

@@ -131,7 +131,7 @@ def test_tail_prints_frames(world: World, tmp_path: Path) -> None:
                     while "log" not in world.server.router.agents:
                         await anyio.sleep(0.02)
                 async with AgoraClient(world.url, id="a") as client:
-                    await client.send("log", {"text": "\x1b[2J"})
+                    await client.send("log", Raw(b'{"text":\n"\\u001b[2J","n":1e400}'))
                     async with client.stream("log", confirm=True) as stream:
                         await stream.send("x\u202e")
 
@@ -142,7 +142,8 @@ def test_tail_prints_frames(world: World, tmp_path: Path) -> None:
     assert "\x1b" not in out
     assert "\u202e" not in out
     lines = [json.loads(line) for line in out.splitlines()]
-    assert lines[0] == {"type": "message", "from": "a", "payload": {"text": "\x1b[2J"}}
+    assert lines[0] == {"type": "message", "from": "a", "payload": {"text": "\x1b[2J", "n": float("inf")}}
+    assert '"n":1e400}' in out, "as it was sent, and not as Python would write it"
     stream_id = lines[1].pop("stream_id")
     assert lines[1] == {"type": "message", "from": "a", "stream": True, "payload": None}
     assert lines[2:] == [

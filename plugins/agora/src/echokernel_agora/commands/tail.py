@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from echokernel.cli import DONE
-from echokernel_agora.commands.shared import connect, json_line, run_action
+from echokernel_agora.commands.shared import connect, inert, json_line, run_action
 
 if TYPE_CHECKING:
     from echokernel_agora.messages import Message
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
             seen = 0
             async with anyio.create_task_group() as tasks:
                 async for message in client.messages():
-                    show("message", message, payload=message.payload if message.payload_json else None)
+                    show("message", message, payload=message.payload_json)
                     if message.is_stream:
                         tasks.start_soon(show_stream, message)
                     seen += 1
@@ -53,7 +53,8 @@ async def show_stream(message: Message) -> None:
         show("message_end", message)
 
 
-def show(kind: str, message: Message, **fields: Any) -> None:
+def show(kind: str, message: Message, *, payload: bytes | None = None, **fields: Any) -> None:
+    """Print a line of JSON; a payload is in it as the text that it was."""
     kind = kind.replace("message", "reply") if message.is_reply else kind
     line: dict[str, Any] = {"type": kind, "from": message.sender}
     if message.is_stream:
@@ -62,4 +63,8 @@ def show(kind: str, message: Message, **fields: Any) -> None:
             line["stream"] = True
     if message.request_id is not None and kind in ("message", "reply"):
         line["request_id"] = message.request_id
-    print(json_line(line | fields), flush=True)
+    text = json_line(line | fields)
+    if payload is not None:
+        written = payload.decode().replace("\n", " ").replace("\r", " ") or "null"  # JSON has these between values only
+        text = f'{text[:-1]}, "payload": {inert(written)}}}'
+    print(text, flush=True)
