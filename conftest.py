@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import tempfile
@@ -43,6 +44,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Nodes that find each other find those of another run, too; the matrix has two at a time. They take turns."""
     with _taking_turns() if LAN.search(item.nodeid) else contextlib.nullcontext():
         return (yield)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """The command line, called within a test, sets logging up for its process: for the stream of that test."""
+    root, ours = logging.getLogger(), logging.getLogger("echokernel")
+    before = root.level, list(root.handlers), ours.level
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    ours.setLevel(before[2])
 
 
 @contextlib.contextmanager

@@ -198,4 +198,4 @@ class Talk(RuleBasedStateMachine):
 
 
 TestTalk = Talk.TestCase
-TestTalk.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestTalk.settings = settings(stateful_step_count=50)
