@@ -1,4 +1,8 @@
-"""One Chromium for all tests of this folder; each gets a page of its own."""
+"""One Chromium for the tests of each module; each gets a page of its own.
+
+It is not one for all of them: while an async fixture of the session is open, anyio runs every later test in its event loop,
+also those that want another one.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,12 @@ from agora_browser import Browser, Page
 from console_lab import serve
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def chromium(anyio_backend: str) -> AsyncIterator[Browser]:
     async with agora_browser.browser() as running:
         yield running
