@@ -298,9 +298,16 @@ def test_agora_tokens() -> None:
         server.stop()
 
 
+IN_A_BROWSER = {"agora_browser": "plugins/agora/tests/browser/test_browser_agent.py"}
+"""Examples that a browser runs, and where it does."""
+
+
 def test_every_example_is_listed_and_tested() -> None:
     listed = (EXAMPLES / "README.md").read_text("utf-8")
     tests = Path(__file__).read_text("utf-8")
     for folder in sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()):
         assert f"[{folder}]({folder})" in listed
-        assert f'serving("{folder}"' in tests
+        if folder in IN_A_BROWSER:
+            assert f'"{folder}"' in (EXAMPLES.parent.parent / IN_A_BROWSER[folder]).read_text("utf-8")
+        else:
+            assert f'serving("{folder}"' in tests
