@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from echokernel import (
@@ -29,7 +30,7 @@ from echokernel import (
     stream,
     time_left,
 )
-from echokernel.engine import serving, stubs
+from echokernel.engine import learning, serving, stubs
 from echokernel.serializer import Codec, Serializer
 from echokernel.shapes import fingerprint
 from echokernel.testing import JsonSerializer, MemoryTransport, connected
@@ -435,13 +436,32 @@ async def test_a_request_learns_what_it_needs_and_asks_once() -> None:
             await client.request("math.add", "x")
 
 
-async def test_many_that_want_to_know_ask_once() -> None:
+async def test_many_that_want_to_know_ask_once_and_learn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def make(described: Any, codecs: Any) -> Any:
+        made.append(described.name)
+        return make_coding(described, codecs)
+
+    make_coding = learning._coding
+    monkeypatch.setattr(learning, "_coding", make)
     async with mute_nodes(*HANDLERS) as nodes:
         before = nodes.client.session.stats()["frames_sent"]
         async with anyio.create_task_group() as tasks:
             for number in range(10):
                 tasks.start_soon(nodes.client.request, "math.add", (number, 1))
         assert nodes.client.session.stats()["frames_sent"] - before == 11, "one question, ten requests"
+        assert made == ["math.add"], "a codec costs a millisecond"
+
+
+async def test_one_that_asks_and_gives_up_leaves_the_question_to_the_next() -> None:
+    async with mute_nodes(*HANDLERS) as nodes:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(nodes.client.request, "math.add", (1, 1))
+                await anyio.lowlevel.checkpoint()
+                scope.cancel()
+        assert await nodes.client.request("math.add", (2, 1)) == 3
 
 
 async def test_what_is_not_there_yet_is_asked_for_again() -> None:

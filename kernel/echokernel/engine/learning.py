@@ -91,7 +91,7 @@ class Learning:
         self._untold = Coding(codecs.encode, codecs.encode, Any)
         self._tells = True
         """Whether the peer describes itself, as far as is known."""
-        self._asking: dict[_Key, anyio.Lock] = {}
+        self._asking: dict[_Key, _Asking] = {}
         self._described: dict[_Key, MethodDescription] = {}
         self._learned: dict[_Key, Coding] = {}
         self._absent: dict[_Key, float] = {}
@@ -106,6 +106,8 @@ class Learning:
         if key in self._learned:  # every message but the first
             return self._learned[key], timeout
         described, timeout = await self._describe(key, timeout)
+        if key in self._learned:  # by another that waited for the same description
+            return self._learned[key], timeout
         if described is None or not described.shape:
             return self._untold, timeout
         from echokernel.shapes import NoShape
@@ -159,24 +161,33 @@ class Learning:
             return self._described.get(key), timeout
         limit, _ = self._calls.remaining(method, timeout)
         end = tasks.now() + limit if limit else math.inf
-        lock = self._asking.setdefault(key, anyio.Lock())
         try:
             with anyio.fail_after(limit or None):
-                async with lock:  # whoever waited for it finds the answer
-                    if key not in self._described and self._tells:
-                        await self._ask(key, max(0.001, end - tasks.now()) if limit else 0)
+                while (asking := self._asking.get(key)) is not None:
+                    await asking.over.wait()  # one asks, and all that wait for it go on at once
+                    if asking.is_answered:
+                        break
+                else:
+                    await self._ask_for_all(key, max(0.001, end - tasks.now()) if limit else 0)
         except TimeoutError:
             raise RequestTimeout(
                 f"{method}: the peer did not tell its types within the deadline; nothing was sent"
             ) from None
-        finally:
-            self._asking.pop(key, None)
         found = self._described.get(key)
         if found is None and self._tells:
             if kind is MethodKind.RPC:
                 raise MethodNotFound(f"no method {method!r} here")  # the peer's own words
             _remember(self._absent, key, tasks.now() + ABSENT_SECONDS)
         return found, max(0.001, end - tasks.now()) if limit else timeout
+
+    async def _ask_for_all(self, key: _Key, timeout: float) -> None:
+        asking = self._asking[key] = _Asking()
+        try:
+            await self._ask(key, timeout)
+            asking.is_answered = True
+        finally:  # where it failed or was cancelled, one of those that wait asks again
+            del self._asking[key]
+            asking.over.set()
 
     async def _ask(self, key: _Key, timeout: float) -> None:
         question = DescribeRequest((key[1],), schemas=False).encode()
@@ -191,6 +202,16 @@ class Learning:
         for each in methods:
             if (each.kind, each.name) == key:
                 _remember(self._described, key, each)
+
+
+class _Asking:
+    """A question that is under way, and whether it has had an answer when it is over."""
+
+    __slots__ = ("is_answered", "over")
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+        self.is_answered = False
 
 
 def _remember(known: dict[_Key, T], key: _Key, value: T) -> None:
