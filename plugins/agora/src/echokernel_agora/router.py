@@ -234,8 +234,8 @@ class Router:
         if agent is None:
             self._serial += 1
             agent = Agent(frame.id, peer.principal, peer.transport, self._utcnow(), self._serial)
-        self._describe(agent, frame)
         self._take_place(peer, agent, old)
+        self._describe(agent, frame)
         peer.features = FEATURES.intersection(frame.features or ()) if not self.strict_seed else frozenset()
         if "credit" in peer.features:
             peer.credit = {}
@@ -248,7 +248,6 @@ class Router:
         self._relay.answer(peer, self._registered(peer, agent, frame, resumed=resumes))
         for parcel in done or ():
             self._relay.delivered(parcel, agent)
-        agent.describe(strict_seed=self.strict_seed)
         self._announce("online", agent)
         self._tell(
             "registered", agent=agent.id, principal=peer.principal.name, transport=peer.transport, address=peer.address
