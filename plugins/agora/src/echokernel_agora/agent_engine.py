@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 from msgspec import Raw
 
-from echokernel import ConnectionClosed, EchoError, InvalidArgument, StreamClosed, event, rpc
+from echokernel import ConnectionClosed, EchoError, StreamClosed, event, rpc
 from echokernel_agora.bell import Bell
 from echokernel_agora.bridge import flush, list_agents, register, send, tell
 from echokernel_agora.bridge import leave as leave_router
-from echokernel_agora.conversation import ABSENT, NOTHING, Conversation, Got, Reason, json_text
+from echokernel_agora.conversation import ABSENT, NOTHING, Conversation, Got, Reason, check_receiver, json_text
 from echokernel_agora.crossing import (
     AgentEntry,
     AgentPage,
@@ -271,8 +271,7 @@ class AgentEngine(Engine):
         check: Callable[[], None] | None = None,
         marks: Iterable[Asked | MessageStream | None] = (),
     ) -> str | None:
-        if not isinstance(to, str) or not 0 < len(to) <= 128:
-            raise InvalidArgument(f"to={to!r}: wanted the id of an agent, 1 to 128 characters")
+        check_receiver(to)
         session = await self._live(to)
         if check is not None:
             check()

@@ -281,3 +281,9 @@ def _decode_odd(text: bytes, problem: Exception) -> Got:
         if written is not None:
             values[name] = Raw(written.encode())
     return msgspec.convert(values, Got)
+
+
+def check_receiver(to: object) -> None:
+    """Raises InvalidArgument for what is no agent's id."""
+    if not isinstance(to, str) or not 0 < len(to) <= 128:
+        raise InvalidArgument(f"to={to!r}: wanted the id of an agent, 1 to 128 characters")

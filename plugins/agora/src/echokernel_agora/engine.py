@@ -13,7 +13,7 @@ import anyio
 
 from echokernel import EchoError, InvalidArgument, PermissionDenied, RequestTimeout, TransportError, Unauthenticated
 from echokernel_agora.bell import Bell
-from echokernel_agora.conversation import ACK_AFTER, Conversation, Got, encoded
+from echokernel_agora.conversation import ACK_AFTER, Conversation, Got, check_receiver, encoded
 from echokernel_agora.errors import AgoraError, ConnectionLost, ReceiverSlow, Replaced, lost
 from echokernel_agora.inbox import Inbox
 from echokernel_agora.link import Link, LinkClosed
@@ -381,8 +381,7 @@ class Engine:
         marks: Iterable[Asked | MessageStream | None] = (),
     ) -> str | None:
         """For messages and streams: send a frame to an agent, and wait for its receipt if ``confirm``."""
-        if not isinstance(to, str) or not 0 < len(to) <= 128:
-            raise InvalidArgument(f"to={to!r}: wanted the id of an agent, 1 to 128 characters")
+        check_receiver(to)
         asked = None
         if confirm:
             if self.connected and "receipt" not in self.features:

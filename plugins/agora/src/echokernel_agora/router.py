@@ -116,10 +116,6 @@ class Router:
         elif self._admit(peer, len(text)):
             self._handlers[kind](peer, frame)
 
-    def refuse(self, peer: Peer, code: str, message: str) -> None:
-        """Tell a connection an error that its listener found."""
-        self._relay.tell_error(peer, code, message)
-
     def drain(self, peer: Peer) -> None:
         """Write what waits for a connection: it has room again."""
         if peer in self.peers:
